@@ -1,0 +1,37 @@
+# `make` or `make help` lists the commands. Everything lives in .venv; `make clean` removes it.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+.PHONY: help train test lint lab clean
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+train: $(INSTALLED)  ## train on the built-in fables (about two minutes on two cores), then print a sample
+	$(PY) -m moe_tutorial train $(ARGS)
+
+test: lint  ## run the linter, the tests and the notebooks
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
+		$(PY) -m pytest --nbval --nbval-current-env notebooks; \
+	fi
+
+lint: $(INSTALLED)  ## check the style of the code
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+lab: $(INSTALLED)  ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab --notebook-dir=notebooks
+
+clean:  ## remove .venv and caches; trained models stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find moe_tutorial tests -name __pycache__ -type d -exec rm -rf {} +
+
+# Installs once, and again only when the versions change.
+$(INSTALLED): requirements.txt pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $(INSTALLED)

@@ -1,0 +1,65 @@
+"""Sliding windows over one long row of ids. Chapter 03.
+
+Shape letters: N_ids ids in the text, B windows in a batch, T positions in a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def sliding_windows(ids: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
+    """All N_ids - seq_len pairs of an input window and its target, shifted by one.
+
+    Shapes: ids (N_ids,) -> x, y (N_ids - T, T), views on the same memory; y[s, t] = ids[s + t + 1].
+    Raises: ValueError if the text is shorter than one window and its target.
+    """
+    check_length(ids, seq_len)
+    windows = ids.unfold(0, seq_len + 1, 1)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def random_batch(
+    ids: Tensor, batch_size: int, seq_len: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A mini-batch of windows, their starts drawn with replacement.
+
+    The starts are drawn on the generator's device (CPU, so that a seed means the same everywhere),
+    the windows are cut where the ids are. Shapes: ids (N_ids,) -> x, y (B, T).
+    Raises: ValueError if the text is shorter than one window and its target.
+    """
+    check_length(ids, seq_len)
+    starts = torch.randint(len(ids) - seq_len, (batch_size,), generator=generator)  # (B,)
+    windows = ids.unfold(0, seq_len + 1, 1)[starts.to(ids.device)]  # (B, T + 1)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def evaluation_batches(
+    ids: Tensor, batch_size: int, seq_len: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows that do not overlap and leave nothing out: every id but the first is a target once.
+
+    Yields x, y (B, T); the last batches may be smaller, and the last window shorter.
+    Raises: ValueError if there are fewer than two ids.
+    """
+    check_length(ids, 1)
+    whole = (len(ids) - 1) // seq_len  # windows of full length
+    x = ids[: whole * seq_len].view(whole, seq_len)
+    y = ids[1 : whole * seq_len + 1].view(whole, seq_len)
+    for start in range(0, whole, batch_size):
+        yield x[start : start + batch_size], y[start : start + batch_size]
+    rest = ids[whole * seq_len :]
+    if len(rest) > 1:
+        yield rest[None, :-1], rest[None, 1:]
+
+
+def check_length(ids: Tensor, seq_len: int) -> None:
+    """Raise ValueError unless ids hold at least one window of seq_len and its target."""
+    if len(ids) < seq_len + 1:
+        raise ValueError(
+            f"the text has {len(ids)} characters, but one window of seq_len={seq_len} and its "
+            f"target need {seq_len + 1}; use a longer text or a smaller seq_len"
+        )

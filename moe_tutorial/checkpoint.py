@@ -1,0 +1,240 @@
+"""Saving and loading, so that nothing is lost and nothing is executed. Chapter 08.
+
+A run folder holds config.hocon (the resolved snapshot), vocab.txt and checkpoints/step-000500/
+with model.safetensors (the weights), training_state.safetensors (optimizer moments and random
+states) and state.json (counters and hashes). The files `latest` and `best` in checkpoints/ name one
+such folder each. There is no pickle: loading a stranger's checkpoint runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moe_tutorial.config import Config, dump_config, load_snapshot
+from moe_tutorial.model import MoELanguageModel
+from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.training import TrainingState
+
+Which = Literal["latest", "best"]
+
+
+class CheckpointError(RuntimeError):
+    """A run folder that cannot be loaded; the message names the file and the reason."""
+
+
+class TrainedModel(NamedTuple):
+    """A run folder, loaded."""
+
+    model: MoELanguageModel
+    tokenizer: CharTokenizer
+    config: Config
+
+
+def start_run_folder(folder: Path, config: Config, tokenizer: CharTokenizer) -> None:
+    """Write the vocabulary and the snapshot that every later load relies on."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "vocab.txt")
+    _write_text(folder / "config.hocon", dump_config(config))
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> Path:
+    """Write a complete checkpoint beside the others, move it into place, then point to it.
+
+    Whatever kills the process, `latest` names a complete checkpoint. Only the latest and the best
+    (lowest validation loss) are kept.
+    Raises: OSError if the folder cannot be written; what was there before is still complete.
+    """
+    checkpoints = folder / "checkpoints"
+    name = f"step-{state.step:06d}"
+    part = checkpoints / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(state.model.state_dict(), part / "model.safetensors")
+    save_file(_training_tensors(state), part / "training_state.safetensors")
+    counters = {key: getattr(state, key) for key in COUNTERS}
+    hashes = {file.name: _sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
+    _write_text(part / "state.json", json.dumps({**counters, "sha256": hashes}, indent=2) + "\n")
+    for file in part.iterdir():
+        _sync(file)
+    final = checkpoints / name
+    if final.exists():  # complete, but its session was killed before it could point to it
+        shutil.rmtree(final)
+    part.rename(final)
+    _write_text(checkpoints / "latest", name + "\n")
+    _finish_save(checkpoints, state)
+    return final
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Put the latest checkpoint into a fresh state: weights, moments, random states, counters.
+
+    Raises: CheckpointError naming the file and the reason.
+    """
+    checkpoint = _pointed(folder, "latest")
+    counters = _verified_counters(folder, checkpoint)
+    _load_weights(state.model, checkpoint / "model.safetensors")
+    tensors = _read_tensors(checkpoint / "training_state.safetensors")
+    moments = {}
+    for i, (name, parameter) in enumerate(_optimized(state)):
+        moments[i] = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        if moments[i]["exp_avg"].shape != parameter.shape:
+            raise CheckpointError(f"{checkpoint}: the optimizer state does not fit the model")
+    state.optimizer.load_state_dict(
+        {"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]}
+    )
+    state.generator.set_state(tensors["batches"])
+    torch.set_rng_state(tensors["dropout"])
+    if "dropout_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["dropout_cuda"])
+    for key in COUNTERS:
+        setattr(state, key, counters[key])
+    _finish_save(folder / "checkpoints", state)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the folder holds a run that `load_model` and `load_checkpoint` can open."""
+    return (folder / "config.hocon").is_file() and (folder / "checkpoints" / "latest").is_file()
+
+
+def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
+    """The model, in evaluation mode on the CPU, with its vocabulary and configuration.
+
+    Needs nothing but the run folder. Raises: CheckpointError naming the file and the reason.
+    """
+    folder = Path(folder)
+    if not has_checkpoint(folder):
+        raise CheckpointError(
+            f"{folder} holds no trained model; train one (python -m moe_tutorial train) "
+            f"or name another folder with --model-path"
+        )
+    if not (folder / "checkpoints" / which).is_file():
+        which = "latest"
+    checkpoint = _pointed(folder, which)
+    _verified_counters(folder, checkpoint)
+    try:
+        config = load_snapshot(folder / "config.hocon")
+        tokenizer = CharTokenizer.load(folder / "vocab.txt")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    model = MoELanguageModel(config.model, tokenizer.vocab_size)
+    _load_weights(model, checkpoint / "model.safetensors")
+    return TrainedModel(model.eval(), tokenizer, config)
+
+
+COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_step")
+
+
+def _finish_save(checkpoints: Path, state: TrainingState) -> None:
+    # Also after loading: a session may have been killed between the two pointers.
+    if state.best_step == state.step:
+        _write_text(checkpoints / "best", f"step-{state.step:06d}\n")
+    keep = {f"step-{step:06d}" for step in (state.step, state.best_step) if step is not None}
+    for path in checkpoints.iterdir():
+        if path.is_dir() and path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _optimized(state: TrainingState) -> list[tuple[str, Tensor]]:
+    """Name and parameter in the order in which the optimizer numbers them."""
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    groups = state.optimizer.param_groups
+    return [(names[id(p)], p) for group in groups for p in group["params"]]
+
+
+def _training_tensors(state: TrainingState) -> dict[str, Tensor]:
+    tensors = {"batches": state.generator.get_state(), "dropout": torch.get_rng_state()}
+    if state.model.head.weight.is_cuda:
+        tensors["dropout_cuda"] = torch.cuda.get_rng_state()
+    for name, parameter in _optimized(state):
+        for key, value in state.optimizer.state[parameter].items():
+            tensors[f"{key}.{name}"] = value
+    return tensors
+
+
+def _pointed(folder: Path, which: Which) -> Path:
+    pointer = folder / "checkpoints" / which
+    try:
+        name = pointer.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{pointer}: cannot be read ({error})") from None
+    if not re.fullmatch(r"step-\d{6,}", name) or not (pointer.parent / name).is_dir():
+        raise CheckpointError(f"{pointer}: names {name[:40]!r}, which is no checkpoint beside it")
+    return pointer.parent / name
+
+
+def _verified_counters(folder: Path, checkpoint: Path) -> dict[str, float | None]:
+    """state.json, after comparing every file with the hash in it."""
+    path = checkpoint / "state.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
+        counters = {key: content[key] for key in COUNTERS}
+        if not all(value is None or type(value) in (int, float) for value in counters.values()):
+            raise TypeError("a counter is no number")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: missing or damaged ({error})") from None
+    for name in TENSOR_FILES:
+        if _sha256(checkpoint / name) != hashes[name]:
+            raise CheckpointError(
+                f"{checkpoint / name}: missing, truncated or changed since it was saved"
+            )
+    if _sha256(folder / "vocab.txt") != hashes["vocab.txt"]:
+        raise CheckpointError(
+            f"{folder / 'vocab.txt'} is not the vocabulary that {checkpoint.name} was trained "
+            f"with; put back the vocab.txt that was saved with it"
+        )
+    return counters
+
+
+TENSOR_FILES = ("model.safetensors", "training_state.safetensors")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def _load_weights(model: MoELanguageModel, path: Path) -> None:
+    tensors, wanted = _read_tensors(path), model.state_dict()
+    for name in sorted(tensors.keys() ^ wanted.keys()):
+        fault = "is missing" if name in wanted else "belongs to another architecture"
+        raise CheckpointError(f"{path}: tensor {name} {fault}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {tuple(tensor.shape)}, but config.hocon and vocab.txt "
+                f"ask for {tuple(wanted[name].shape)}"
+            )
+    model.load_state_dict(tensors)
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    _sync(part)
+    part.replace(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "cannot be read"

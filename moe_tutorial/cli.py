@@ -1,0 +1,187 @@
+"""The command line: train a model, and generate text with it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moe_tutorial.config import Config, InferenceConfig
+    from moe_tutorial.generation import Writer
+
+EXIT_FAILED, EXIT_WRONG_USE = 1, 2
+DEFAULT_CONFIG = "config.hocon"
+COMMAND = "python -m moe_tutorial"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 1 failed run, 2 wrong use, 128 + signal stopped."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["train", *arguments]
+    args = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console may not know every character
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        wrong_use = isinstance(error, ValueError)
+        expected = wrong_use or isinstance(error, OSError | RuntimeError | ArithmeticError)
+        text = " ".join(str(error).split()) or type(error).__name__
+        hint = "" if expected else f" ({type(error).__name__}; --debug shows where)"
+        print(f"error: {text}{hint}", file=sys.stderr)
+        return EXIT_WRONG_USE if wrong_use else EXIT_FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The two commands and their flags."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Train a small Mixture-of-Experts character model and generate text with it. "
+        "Without a command: train with config.hocon.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="train | generate")
+
+    train = commands.add_parser("train", help="train a model, save it, print a sample")
+    train.set_defaults(command=train_command)
+    train.add_argument("--config", metavar="F", help=f"HOCON file (default: {DEFAULT_CONFIG})")
+    override = {"action": "append", "nargs": "+", "default": [], "dest": "overrides"}
+    override_help = "replace keys of the configuration, as in training.epochs=1"
+    train.add_argument("--set", metavar="KEY=VALUE", help=override_help, **override)
+    train.add_argument(
+        "--resume", action="store_true", help="continue the run in the output folder"
+    )
+
+    generate = commands.add_parser("generate", help="generate text with a trained model")
+    generate.set_defaults(command=generate_command)
+    generate.add_argument("--model-path", metavar="DIR", help="run folder written by train")
+    source = generate.add_mutually_exclusive_group()
+    source.add_argument("--prompt", metavar="P", nargs="+", help="text to continue, one or several")
+    source.add_argument("--interactive", "-i", action="store_true", help="ask for prompts")
+    source.add_argument(
+        "--stdin", action="store_true", help="one prompt per line of standard input"
+    )
+    verbose = "each token with its probability, its rivals and its experts"
+    generate.add_argument("--verbose", "-v", action="store_true", help=verbose)
+    generate.add_argument("--max-new-tokens", metavar="N", type=int)
+    generate.add_argument("--temperature", metavar="T", type=float, help="0 is greedy")
+    generate.add_argument("--top-k", metavar="K", type=int, help="keep the K best tokens")
+    generate.add_argument("--top-p", metavar="P", type=float, help="keep probability P of the best")
+    generate.add_argument("--seed", metavar="S", type=int, help="default: the seed of the training")
+    for command in (train, generate):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Train as configured; save on Ctrl-C; end with losses, a picture and a sample."""
+    config = _training_config(args)
+    from moe_tutorial.device import set_threads
+
+    set_threads(config.device)
+    from moe_tutorial.checkpoint import save_checkpoint
+    from moe_tutorial.progress import progress_bar, stop_between_steps
+    from moe_tutorial.run import finish, open_run, train_in_folder
+
+    with open_run(config, resume=args.resume) as run:
+        folder = shlex.quote(str(run.folder))
+        with stop_between_steps() as interrupt:
+            for _ in progress_bar(train_in_folder(run), run):
+                if interrupt.signal is not None:
+                    save_checkpoint(run.folder, run.state)
+                    print(f"stopped and saved after step {run.state.step}; to continue:")
+                    print(f"  {COMMAND} train --resume --set paths.output_dir={folder}")
+                    return 128 + interrupt.signal
+        print(finish(run))
+    print(f"saved in {folder}, with its history drawn in history.png; a sample of it:\n")
+    generate_command(build_parser().parse_args(["generate", "--model-path", str(run.folder)]))
+    print(f"\nmore: {COMMAND} generate --interactive --model-path {folder}")
+    return 0
+
+
+def generate_command(args: argparse.Namespace) -> int:
+    """Generate text with the model of a run folder, which holds all that is needed."""
+    import torch
+
+    from moe_tutorial.checkpoint import load_model
+    from moe_tutorial.config import change_inference
+    from moe_tutorial.device import choose_device, set_threads
+    from moe_tutorial.generation import Writer
+
+    trained = load_model(_model_path(args))
+    config = trained.config
+    set_threads(config.device)
+    trained.model.to(choose_device(config.device))
+    flags = {key: getattr(args, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")}
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = change_inference(config.inference, given)
+    seed = config.training.seed if args.seed is None else args.seed
+    writer = Writer(trained, torch.Generator().manual_seed(seed), args.verbose)
+    if args.interactive:
+        writer.converse(settings)
+    elif args.stdin:
+        return _complete_lines(writer, settings)
+    else:
+        writer.complete_all(args.prompt or [settings.prompt], settings)
+    return 0
+
+
+def _complete_lines(writer: Writer, settings: InferenceConfig) -> int:
+    """One completion per line of standard input; a bad line is reported and the others go on."""
+    code = 0
+    for number, line in enumerate(sys.stdin, start=1):
+        try:
+            writer.complete_all([line.rstrip("\r\n")], settings)
+            print()
+        except ValueError as error:
+            print(f"error: line {number}: {error}", file=sys.stderr)
+            code = EXIT_WRONG_USE
+    return code
+
+
+def _training_config(args: argparse.Namespace) -> Config:
+    """The file and the overrides; a resumed run keeps its own snapshot below the overrides."""
+    from moe_tutorial.config import ConfigError, load_config, load_snapshot
+
+    overrides = [item for group in args.overrides for item in group]
+    config = load_config(args.config or DEFAULT_CONFIG, overrides)
+    snapshot = Path(config.paths.output_dir) / "config.hocon"
+    if not (args.resume and snapshot.is_file()):
+        return config
+    saved, resumed = load_snapshot(snapshot), load_snapshot(snapshot, overrides)
+    for section, key in (
+        ("training", "dataset"),
+        *(("model", key) for key in type(saved.model).model_fields),
+    ):
+        old, new = getattr(getattr(saved, section), key), getattr(getattr(resumed, section), key)
+        if old != new:
+            raise ConfigError(
+                f"{snapshot}: the run has {section}.{key}={old!r}, which cannot become {new!r} on "
+                f"the way; train a new model in another paths.output_dir"
+            )
+    return resumed.model_copy(update={"paths": config.paths})  # the folder may have been renamed
+
+
+def _model_path(args: argparse.Namespace) -> Path:
+    """--model-path, else the folder of config.hocon: model_path if it is there, else output_dir."""
+    from moe_tutorial.config import PathsConfig, load_config
+
+    if args.model_path:
+        return Path(args.model_path)
+    paths = load_config(DEFAULT_CONFIG).paths if Path(DEFAULT_CONFIG).exists() else PathsConfig()
+    if paths.model_path and Path(paths.model_path).is_dir():
+        return Path(paths.model_path)
+    return Path(paths.output_dir)

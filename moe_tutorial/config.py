@@ -1,0 +1,229 @@
+"""Typed, validated configuration from HOCON.
+
+The keys are those of the project's documents; every key has one meaning and one place. The defaults
+in these classes are what a missing key means (the original project's architecture);
+config.hocon in the repository root sets every key to what was measured to work best.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("0 threads cannot compute; use -1 (all cores but two), null or a number")
+    return value
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """The architecture; see config.hocon for the meaning, unit and range of every key."""
+
+    dim: PositiveInt = 256
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 8
+    num_experts: PositiveInt = 8
+    top_k: PositiveInt = 2
+    hidden_dim: PositiveInt | None = None
+    router: Literal["softmax", "sigmoid"] = "softmax"
+    shared_expert: bool = True
+    max_seq_len: PositiveInt = 128
+    rope_theta: PositiveFloat = 10_000.0
+    norm_eps: PositiveFloat = 1e-5
+    dropout: Share = 0.1
+    load_balancing_loss_coef: NonNegativeFloat = 0.01
+
+
+class DeviceConfig(_Section):
+    """Where and with how many threads to compute."""
+
+    type: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    num_cpu_threads: Annotated[int, Field(ge=-1), AfterValidator(_not_zero)] | None = None
+    num_cpu_interop_threads: PositiveInt | None = None
+    gpu_ids: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
+    use_mps: bool = True
+    use_data_parallel: bool = False
+
+
+class TrainingConfig(_Section):
+    """The data and the optimization."""
+
+    dataset: Annotated[str, Field(min_length=1)] = "fables"
+    data_dir: str = "data"
+    num_workers: NonNegativeInt = 0
+    seq_len: PositiveInt = 128
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 3e-4
+    weight_decay: NonNegativeFloat = 0.1
+    warmup_steps: NonNegativeInt = 100
+    grad_clip: PositiveFloat = 1.0
+    epochs: PositiveFloat = 3
+    max_steps: PositiveInt | None = None
+    max_seconds: PositiveFloat | None = None
+    eval_steps: PositiveInt = 100
+    save_steps: PositiveInt = 500
+    seed: NonNegativeInt = 0
+
+
+class InferenceConfig(_Section):
+    """The sampling defaults of `generate`."""
+
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    max_new_tokens: PositiveInt = 50
+    temperature: NonNegativeFloat = 0.7
+    top_k: PositiveInt | None = None
+    top_p: Probability | None = None
+
+
+class PathsConfig(_Section):
+    """Folders, relative to the current directory."""
+
+    output_dir: Annotated[str, Field(min_length=1)] = "model"
+    model_path: Annotated[str, Field(min_length=1)] | None = None
+
+
+class Config(_Section):
+    """Everything that decides a run."""
+
+    model: ModelConfig = ModelConfig()
+    device: DeviceConfig = DeviceConfig()
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Config:
+        if self.training.seq_len > self.model.max_seq_len:
+            raise ValueError(
+                f"training.seq_len={self.training.seq_len} is longer than "
+                f"model.max_seq_len={self.model.max_seq_len}; lower the one or raise the other"
+            )
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a HOCON file; then each override "section.key=value" replaces one key.
+
+    Overrides are merged before substitutions such as ${paths.output_dir} are resolved.
+    Raises: ConfigError, one line, naming the file and the key.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name an existing configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    changes = "\n".join(_override_line(item) for item in overrides)
+    return validate_config(_parse(text, changes, path), source=str(path))
+
+
+def validate_config(values: Mapping[str, object], source: str) -> Config:
+    """Check plain nested values. Raises: ConfigError, one line, naming source and key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def change_inference(settings: InferenceConfig, changes: Mapping[str, object]) -> InferenceConfig:
+    """The sampling settings with some of them replaced. Raises: ConfigError naming the key."""
+    try:
+        return InferenceConfig.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as JSON, which is HOCON too, with nothing left to look up."""
+    return json.dumps(config.model_dump(), indent=2) + "\n"
+
+
+def load_snapshot(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read what `dump_config` wrote, strictly as JSON: a run folder never includes other files.
+
+    Raises: ConfigError, one line, naming the file and the reason.
+    """
+    try:
+        json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not the snapshot of a run ({error})") from None
+    return load_config(path, overrides)
+
+
+def _override_line(item: str) -> str:
+    key, equals, value = item.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or not all(part.isidentifier() for part in key.split(".")):
+        raise ConfigError(f"{item!r} is not of the form section.key=value, as in training.epochs=1")
+    try:
+        json.loads(value)  # a number, true, false, null, a list or a quoted string stays as it is
+    except ValueError:
+        value = json.dumps(value)  # anything else is meant as text
+    return f"{key} = {value}"
+
+
+def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
+    from pyhocon import ConfigFactory, ConfigParser, ConfigTree  # slow to import, needed only here
+
+    try:
+        # The parser reads a last line "b = 5 " without a line break as the string '5': add one.
+        tree = ConfigFactory.parse_string(text + "\n", basedir=str(path.parent), resolve=False)
+        if isinstance(tree, ConfigTree):
+            ConfigTree.merge_configs(tree, ConfigFactory.parse_string(changes + "\n"))
+            ConfigParser.resolve_substitutions(tree)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: the included file {error.filename} does not exist") from None
+    except Exception as error:  # pyhocon and pyparsing have no common base class
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid HOCON: {reason}") from None
+    if not isinstance(tree, ConfigTree):
+        raise ConfigError(f"{path}: expected sections such as model {{ dim = 128 }}, found a list")
+    return tree.as_plain_ordered_dict()
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem in one line: the key's path, what is wrong, and what was given."""
+    first, *others = error.errors()
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            text = f"unknown key {key}; {_nearest(first['loc'])}"
+        case "value_error":
+            text = (f"{key}: " if key else "") + str(first["ctx"]["error"])
+        case _:
+            reason = first["msg"][:1].lower() + first["msg"][1:]
+            text = f"{key}: {reason}, but it is {first['input']!r}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _nearest(location: tuple[str | int, ...]) -> str:
+    fields = Config.model_fields
+    for part in location[:-1]:
+        fields = fields[part].annotation.model_fields
+    close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
+    prefix = "".join(f"{part}." for part in location[:-1])
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"the keys here are {', '.join(prefix + name for name in fields)}"

@@ -1,0 +1,192 @@
+"""The mixture of experts: router, SwiGLU experts, dispatch, load. Chapter 07.
+
+Shape letters: B batch, T time, N = B*T tokens, D dim, F hidden_dim, E experts, K = top_k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RouterKind = Literal["softmax", "sigmoid"]
+
+
+def default_hidden_dim(dim: int) -> int:
+    """Width inside a SwiGLU: 8/3 of dim, rounded up to a multiple of 8 (128 -> 344, 256 -> 688).
+
+    Three matrices of this width hold as many parameters as the two of a plain 4 * dim network.
+    """
+    return 8 * math.ceil(dim / 3)
+
+
+def swiglu(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor) -> Tensor:
+    """(silu(x w_gate) * (x w_up)) w_down.
+
+    Shapes: x (N, D), w_gate and w_up (D, F), w_down (F, D) -> (N, D).
+    Source: Shazeer 2020, arXiv:2002.05202. Chapter 07.
+    """
+    hidden = F.silu(x @ w_gate) * (x @ w_up)
+    return hidden @ w_down
+
+
+class SwiGLU(nn.Module):
+    """One dense SwiGLU network without biases: the shared expert, and the dense rival.
+
+    Shapes: x (..., D) -> (..., D).
+    """
+
+    def __init__(self, *, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.empty(dim, hidden_dim))
+        self.w_up = nn.Parameter(torch.empty(dim, hidden_dim))
+        self.w_down = nn.Parameter(torch.empty(hidden_dim, dim))
+        for weight in self.parameters():  # 1 / sqrt(inputs): outputs as large as inputs
+            nn.init.normal_(weight, std=weight.shape[-2] ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return swiglu(x, self.w_gate, self.w_up, self.w_down)
+
+
+class Routing(NamedTuple):
+    """What the router of one layer decided for N tokens."""
+
+    weights: Tensor  # (N, K) float, how much each chosen expert counts
+    experts: Tensor  # (N, K) int64, which experts were chosen, best first
+    probs: Tensor  # (N, E) float, softmax over all experts
+
+
+class Router(nn.Module):
+    """Score all experts for every token and choose the top_k best.
+
+    softmax: weights = softmax over the K chosen logits (sum to 1; Mixtral, arXiv:2401.04088).
+    sigmoid: weights = sigmoid of each chosen logit (Llama 4). With top_k = 1 only sigmoid lets the
+    loss reach the router: a softmax over one number is always 1.
+    Shapes: x (N, D) -> Routing. Raises: ValueError if top_k is not in 1 .. num_experts.
+    """
+
+    def __init__(self, *, dim: int, num_experts: int, top_k: int, router: RouterKind) -> None:
+        super().__init__()
+        if not 1 <= top_k <= num_experts:
+            raise ValueError(
+                f"top_k={top_k} is not between 1 and num_experts={num_experts}; "
+                f"lower top_k or add experts"
+            )
+        self.scores = nn.Linear(dim, num_experts, bias=False)
+        self.top_k = top_k
+        self.router = router
+
+    def forward(self, x: Tensor) -> Routing:
+        logits = self.scores(x)  # (N, E)
+        chosen, experts = logits.topk(self.top_k, dim=-1)
+        weights = chosen.softmax(-1) if self.router == "softmax" else chosen.sigmoid()  # (N, K)
+        return Routing(weights, experts, logits.softmax(-1))
+
+
+def dispatch(
+    x: Tensor, routing: Routing, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *, scale_input: bool
+) -> Tensor:
+    """Send every token to its chosen experts and add up what comes back.
+
+    The N*K (token, expert) pairs are sorted by expert, so that each expert gets one contiguous
+    slice. No token is dropped and no expert has a capacity: no token can change another's output.
+    Shapes: x (N, D), w_gate and w_up (E, D, F), w_down (E, F, D) -> (N, D).
+    """
+    num_experts, top_k = len(w_gate), routing.experts.shape[1]
+    expert_of_pair = routing.experts.flatten()  # (N*K,)
+    order = expert_of_pair.argsort(stable=True)  # (N*K,)
+    token = order // top_k  # (N*K,)
+    scale = routing.weights.flatten()[order, None]  # (N*K, 1)
+    counts = expert_of_pair.bincount(minlength=num_experts).tolist()
+    rows = x.index_select(0, token)  # (N*K, D)
+    if scale_input:
+        rows = rows * scale  # (N*K, D)
+    # unbind, not w_gate[e]: indexing in the loop would make every backward write (E, D, F) zeros.
+    slices = zip(rows.split(counts), w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
+    rows = torch.cat([swiglu(part, *weights) for part, *weights in slices if len(part)])
+    if not scale_input:
+        rows = rows * scale  # (N*K, D)
+    return torch.zeros_like(x).index_add_(0, token, rows)
+
+
+class MoE(nn.Module):
+    """num_experts SwiGLU networks, of which each token uses top_k, and optionally a shared one.
+
+    softmax router: y = sum over the chosen e of weight_e * expert_e(x)        (Mixtral).
+    sigmoid router: y = sum over the chosen e of expert_e(weight_e * x)        (Llama 4).
+    The shared expert is added with weight 1; neither router nor balance loss sees it.
+    Shapes: x (B, T, D) -> (B, T, D) and a Routing of N = B*T tokens.
+    Raises: ValueError if top_k is not in 1 .. num_experts. Chapter 07.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        hidden_dim: int,
+        num_experts: int,
+        top_k: int,
+        router: RouterKind = "softmax",
+        shared_expert: bool = False,
+    ) -> None:
+        super().__init__()
+        self.router = Router(dim=dim, num_experts=num_experts, top_k=top_k, router=router)
+        self.w_gate = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
+        self.w_up = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
+        self.w_down = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
+        self.shared_expert = SwiGLU(dim=dim, hidden_dim=hidden_dim) if shared_expert else None
+        for weight in (self.w_gate, self.w_up, self.w_down):
+            nn.init.normal_(weight, std=weight.shape[-2] ** -0.5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
+        tokens = x.flatten(0, 1)  # (N, D)
+        routing = self.router(tokens)
+        scale_input = self.router.router == "sigmoid"
+        y = dispatch(tokens, routing, self.w_gate, self.w_up, self.w_down, scale_input=scale_input)
+        if self.shared_expert is not None:
+            y = y + self.shared_expert(tokens)  # (N, D)
+        return y.view_as(x), routing
+
+    def output_weights(self) -> list[Tensor]:
+        """The matrices whose products are added to the residual stream."""
+        shared = [] if self.shared_expert is None else [self.shared_expert.w_down]
+        return [self.w_down, *shared]
+
+
+def expert_load(routing: Routing) -> Tensor:
+    """Share of the N*K assignments that each expert got; sums to 1. Shapes: -> (E,)."""
+    num_experts = routing.probs.shape[-1]
+    counts = routing.experts.flatten().bincount(minlength=num_experts)
+    return counts / routing.experts.numel()
+
+
+class LoadSummary(NamedTuple):
+    """The load of one layer in two numbers."""
+
+    max_over_mean: float  # 1 if all experts get the same share, E if one gets everything
+    dead: int  # experts that got no token at all
+
+
+def load_summary(load: Tensor) -> LoadSummary:
+    """How uneven a load is. Shapes: load (E,), summing to 1."""
+    return LoadSummary(float(load.max() * len(load)), int((load == 0).sum()))
+
+
+def load_balancing_loss(routings: Sequence[Routing]) -> Tensor:
+    """E * sum over e of f_e * P_e in each layer, averaged over the layers: 1 if balanced.
+
+    f_e is the share of the N*K assignments that expert e got (sums to 1, no gradient), P_e the mean
+    of its probability in the softmax over all experts. It encourages balance and does not measure
+    it: with half the experts dead it can fall to 0.4. So look at `expert_load` beside it.
+    Shapes: -> scalar. Chapter 07.
+    Source: Fedus et al. 2021, arXiv:2101.03961, with f counted over the top k.
+    """
+    layers = [
+        routing.probs.shape[-1] * (expert_load(routing) * routing.probs.mean(dim=0)).sum()
+        for routing in routings
+    ]
+    return torch.stack(layers).mean()

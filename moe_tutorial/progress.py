@@ -1,0 +1,72 @@
+"""While a training runs: a progress bar or plain lines, and a way to stop it between two steps."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+from moe_tutorial.run import Run, describe, log_line
+from moe_tutorial.training import StepRecord
+
+
+def progress_bar(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
+    """The same records, with a bar on a terminal and plain log lines where output is redirected."""
+    on_terminal = sys.stderr.isatty()
+    form = "{percentage:3.0f}% |{bar}| {desc} [{elapsed} done, {remaining} left]"
+    pending: list[StepRecord] = []
+    print(describe(run), flush=True)
+    with tqdm(total=1.0, bar_format=form, disable=not on_terminal) as bar:
+        bar.update(0)
+        done = 0.0
+        for record in steps:
+            pending.append(record)
+            if record.validation_loss is not None:
+                if not on_terminal:
+                    print(log_line(pending), flush=True)
+                pending.clear()
+            validation = run.state.validation_loss
+            bar.set_description_str(
+                f"step {record.step} loss {record.loss:.3f}"
+                + (f" validation {validation:.3f}" if validation is not None else ""),
+                refresh=False,
+            )
+            bar.update(record.progress - done)
+            done = record.progress
+            yield record
+
+
+class Interrupt:
+    """Which signal asked the training to stop, if any."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[Interrupt]:
+    """Turn the first SIGINT or SIGTERM into a flag to read between two steps.
+
+    A second one ends the process at once, as it would have done without this.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt  # Python delivers signals to the main thread only
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: object) -> None:
+        interrupt.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,240 @@
+"""One training run in its folder: from a configuration to a trained model, logs and a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from moe_tutorial.batching import check_length
+from moe_tutorial.checkpoint import (
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    start_run_folder,
+)
+from moe_tutorial.config import Config
+from moe_tutorial.corpus import Corpus, load_corpus, ngram_losses
+from moe_tutorial.device import choose_device
+from moe_tutorial.model import MoELanguageModel, count_parameters
+from moe_tutorial.moe import load_summary
+from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.training import NonFiniteLoss, StepRecord, TrainingState, start_training, train
+
+BASELINE_ORDERS = {"unigram": 1, "bigram": 2, "interpolated 5-gram": 5}
+
+
+@dataclass
+class Run:
+    """A run that is ready to train."""
+
+    folder: Path
+    config: Config
+    corpus: Corpus
+    state: TrainingState
+    train_ids: Tensor  # (N_ids,) on the model's device
+    validation_ids: Tensor  # (N_ids,)
+
+
+@contextmanager
+def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
+    """Load the corpus, build the model, and take the run folder: new, or with its last checkpoint.
+
+    While the run is open, no other process can train in its folder. A run that is already there is
+    never overwritten: without resume it is moved aside.
+    Raises: ValueError, OSError or CheckpointError, one line, saying what to do.
+    """
+    device = choose_device(config.device)
+    corpus = load_corpus(
+        config.training.dataset, config.training.data_dir, config.training.num_workers
+    )
+    # The list of symbols is all that is taken from the validation text.
+    tokenizer = CharTokenizer.fit(corpus.train + corpus.validation)
+    train_ids, validation_ids = tokenizer.encode(corpus.train), tokenizer.encode(corpus.validation)
+    check_length(train_ids, config.training.seq_len)
+    check_length(validation_ids, 1)
+    torch.manual_seed(config.training.seed)
+    model = MoELanguageModel(config.model, tokenizer.vocab_size).to(device)
+    state = start_training(model, config.training)
+    folder = Path(config.paths.output_dir)
+    if has_checkpoint(folder) and not resume:
+        _move_aside(folder)
+    with _alone_in(folder):
+        if has_checkpoint(folder):
+            _check_same_vocabulary(folder, tokenizer)
+            load_checkpoint(folder, state)
+        else:
+            prompt = config.inference.prompt or _first_words(corpus.validation)
+            inference = config.inference.model_copy(update={"prompt": prompt})
+            config = config.model_copy(update={"inference": inference})
+            start_run_folder(folder, config, tokenizer)
+        _cut_metrics(folder, state.step)
+        yield Run(folder, config, corpus, state, train_ids.to(device), validation_ids.to(device))
+
+
+def train_in_folder(run: Run) -> Iterator[StepRecord]:
+    """Train, write metrics.jsonl, train.log and checkpoints on the way, and yield every record."""
+    steps = train(run.state, run.train_ids, run.validation_ids, run.config.training)
+    since_last_line: list[StepRecord] = []
+    with (
+        (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics,
+        (run.folder / "train.log").open("a", encoding="utf-8") as log,
+    ):
+        _write_line(log, describe(run))
+        for record in _keeping_the_last_checkpoint(steps, run):
+            _write_line(metrics, json.dumps(_as_json(record)))
+            since_last_line.append(record)
+            if record.validation_loss is not None:
+                _write_line(log, log_line(since_last_line))
+                since_last_line.clear()
+            if (
+                record.step % run.config.training.save_steps == 0
+                or run.state.best_step == record.step
+                or record.progress == 1
+            ):
+                save_checkpoint(run.folder, run.state)
+            yield record
+
+
+def _keeping_the_last_checkpoint(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
+    try:
+        yield from steps
+    except NonFiniteLoss as error:
+        kept = (
+            "the last good checkpoint is kept"
+            if has_checkpoint(run.folder)
+            else "none was saved yet"
+        )
+        raise NonFiniteLoss(f"{error}; {kept} in {run.folder}") from None
+
+
+def describe(run: Run) -> str:
+    """One line on what is trained, on what, with how much."""
+    total, active = count_parameters(run.state.model)
+    device = run.train_ids.device
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return (
+        f"{run.config.training.dataset}: {len(run.train_ids):,} characters to train on, "
+        f"{len(run.validation_ids):,} held out, {run.state.model.head.out_features} symbols; "
+        f"{total:,} parameters, {active:,} active per character; {device}{threads}; "
+        f"{'from the start' if run.state.step == 0 else f'resumed after step {run.state.step}'}"
+    )
+
+
+def log_line(records: list[StepRecord]) -> str:
+    """Means over the steps since the last line, ending with a measured validation loss."""
+    last, count = records[-1], len(records)
+    load = sum(record.expert_load for record in records) / count  # (L, E)
+    shares = " | ".join(
+        f"layer {i}: " + " ".join(f"{100 * share:.0f}" for share in layer)
+        for i, layer in enumerate(load.tolist(), start=1)
+    )
+    uneven = max(load_summary(layer).max_over_mean for layer in load)
+    dead = sum(load_summary(layer).dead for layer in load)
+    return (
+        f"epoch {last.epoch:.2f} step {last.step} "
+        f"train {sum(r.loss for r in records) / count:.4f} validation {last.validation_loss:.4f} "
+        f"balance {sum(r.balance_loss for r in records) / count:.3f} lr {last.learning_rate:.2e} "
+        f"{sum(r.tokens_per_second for r in records) / count:,.0f} tokens/s "
+        f"peak memory {_peak_memory()} "
+        f"load max/mean {uneven:.2f} dead {dead}, percent per expert: {shares}"
+    )
+
+
+def finish(run: Run) -> str:
+    """Draw history.png; return a table of losses, in nats per character, beside counted ones."""
+    from moe_tutorial.plots import history_figure  # matplotlib is slow to import
+
+    records = read_metrics(run.folder)
+    losses = ngram_losses(*run.corpus, max(BASELINE_ORDERS.values()))
+    baselines = {name: losses[order - 1] for name, order in BASELINE_ORDERS.items()}
+    history_figure(records, baselines).savefig(run.folder / "history.png", dpi=100)
+    last = records[-100:]
+    table = {
+        f"this model, training text, last {len(last)} steps": sum(r["loss"] for r in last)
+        / len(last),
+        "this model, held-out text": run.state.validation_loss,
+        **{f"{name} counts, held-out text": loss for name, loss in baselines.items()},
+    }
+    return "\n".join(f"{loss:8.3f}  {what}" for what, loss in table.items())
+
+
+def read_metrics(folder: Path) -> list[dict[str, object]]:
+    """The lines of metrics.jsonl, one dict per step."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "training.lock", timeout=0):
+            yield
+    except Timeout:
+        raise OSError(
+            f"another training is running in {folder}; wait for it, or choose another folder "
+            f"with --set paths.output_dir=DIR"
+        ) from None
+
+
+def _move_aside(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    with _alone_in(folder):
+        pass  # nobody is training in it
+    folder.rename(aside)
+    print(f"the earlier run in {folder} is now in {aside}", flush=True)
+
+
+def _check_same_vocabulary(folder: Path, tokenizer: CharTokenizer) -> None:
+    saved = CharTokenizer.load(folder / "vocab.txt")
+    if saved.int_to_char != tokenizer.int_to_char:
+        raise ValueError(
+            f"{folder / 'vocab.txt'} has {saved.vocab_size} symbols, but the corpus has "
+            f"{tokenizer.vocab_size}, not the same ones: a run resumes on the text it began with"
+        )
+
+
+def _first_words(text: str, length: int = 24) -> str:
+    """A default prompt: the first words of a paragraph that the model has not seen."""
+    paragraph = text.partition("\n\n")[2].strip() or text
+    words = paragraph.partition("\n")[0][:length]
+    return words.rpartition(" ")[0] or words or text[:1]
+
+
+def _cut_metrics(folder: Path, step: int) -> None:
+    """Drop the lines of steps that no checkpoint holds: they are about to be done again."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    part = path.with_suffix(".part")
+    part.write_text("".join(lines[:step]), encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+def _as_json(record: StepRecord) -> dict[str, object]:
+    load = [[round(share, 4) for share in layer] for layer in record.expert_load.tolist()]
+    return {**record._asdict(), "expert_load": load}
+
+
+def _write_line(file: TextIO, line: str) -> None:
+    file.write(line + "\n")
+    file.flush()  # so that `tail -f` shows it, and a killed process loses nothing
+
+
+def _peak_memory() -> str:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "unknown"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return f"{peak / (2**20 if sys.platform == 'darwin' else 2**10):.0f} MiB"

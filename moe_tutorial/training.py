@@ -1,0 +1,181 @@
+"""Optimizer, schedule, evaluation and the one training loop. Chapter 08.
+
+Shape letters: B batch, T time, L layers, E experts.
+Losses are cross-entropies in nats per character.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moe_tutorial.batching import evaluation_batches, random_batch
+from moe_tutorial.config import TrainingConfig
+from moe_tutorial.model import MoELanguageModel
+from moe_tutorial.moe import expert_load, load_balancing_loss
+
+BETAS = (0.9, 0.99)  # the second is below AdamW's usual 0.999, because these runs are short
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or its gradient became infinite or not a number; training cannot go on."""
+
+
+class StepRecord(NamedTuple):
+    """What one training step did."""
+
+    step: int  # steps done, from 1
+    epoch: float  # passes through the training text, counted in windows of seq_len
+    loss: float  # of this batch, nats per character, without the balance loss
+    balance_loss: float  # mean over layers; 1 if balanced
+    learning_rate: float  # of this step
+    grad_norm: float  # before clipping
+    tokens_per_second: float  # of this step, evaluation not counted
+    seconds: float  # since the start, all sessions and everything between the steps counted
+    progress: float  # share of the limits that is used up; the last step reaches 1
+    expert_load: Tensor  # (L, E) share of assignments per expert
+    validation_loss: float | None  # nats per character of the whole validation text, if measured
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while training; what a checkpoint holds."""
+
+    model: MoELanguageModel
+    optimizer: torch.optim.AdamW
+    generator: torch.Generator  # draws the batches; dropout uses PyTorch's global generator
+    step: int = 0
+    seconds: float = 0.0
+    validation_loss: float | None = None  # the last one measured
+    best_validation_loss: float | None = None
+    best_step: int | None = None  # where it was measured
+
+
+def start_training(model: MoELanguageModel, config: TrainingConfig) -> TrainingState:
+    """A fresh state: AdamW with weight decay on matrices only, and a seeded batch generator."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
+    return TrainingState(model, optimizer, torch.Generator().manual_seed(config.seed))
+
+
+def steps_per_epoch(num_characters: int, config: TrainingConfig) -> int:
+    """Steps after which as many characters were drawn as the text has; at least one."""
+    return max(1, num_characters // (config.batch_size * config.seq_len))
+
+
+def progress(step: int, seconds: float, epoch_steps: int, config: TrainingConfig) -> float:
+    """Share of the first limit reached (epochs, max_steps or max_seconds), from 0 to 1."""
+    total_steps = math.ceil(config.epochs * epoch_steps)
+    if config.max_steps is not None:
+        total_steps = min(total_steps, config.max_steps)
+    done = step / total_steps
+    if config.max_seconds is not None:
+        done = max(done, seconds / config.max_seconds)
+    return min(done, 1.0)
+
+
+def learning_rate(step: int, done: float, config: TrainingConfig) -> float:
+    """Linear warm-up over warmup_steps, times a line from 1 to 0 over the whole training.
+
+    step counts from 0; done is `progress`. With max_seconds the rate follows the clock, so that it
+    ends at 0 on a fast and on a slow machine; without, it depends on the step alone.
+    Differs from the usual cosine: a line to 0 was better in short runs; see config.hocon.
+    """
+    warm_up = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return config.learning_rate * warm_up * (1 - done)
+
+
+def next_character_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats per character. Shapes: logits (B, T, V), targets (B, T) -> scalar."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+@torch.no_grad()
+def evaluate(model: MoELanguageModel, ids: Tensor, seq_len: int, batch_size: int = 64) -> float:
+    """Mean loss over a whole text, cross-entropy alone, in nats per character.
+
+    Dropout is off meanwhile; the model comes back in the mode it was in. Shapes: ids (N_ids,).
+    """
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    for x, y in evaluation_batches(ids, batch_size, seq_len):
+        total += next_character_loss(model(x).logits, y, reduction="sum").item()
+    model.train(was_training)
+    return total / (len(ids) - 1)
+
+
+def measure(state: TrainingState, validation_ids: Tensor, seq_len: int) -> None:
+    """Evaluate, and remember whether this is the best step so far."""
+    state.validation_loss = evaluate(state.model, validation_ids, seq_len)
+    best = state.best_validation_loss
+    if best is None or state.validation_loss < best:
+        state.best_validation_loss, state.best_step = state.validation_loss, state.step
+
+
+def train(
+    state: TrainingState, train_ids: Tensor, validation_ids: Tensor, config: TrainingConfig
+) -> Iterator[StepRecord]:
+    """Train step by step, yielding a record after each, until the first limit is reached.
+
+    The state is complete at every yield: saved there and loaded later, training goes on as if it
+    had not stopped (bit for bit on one machine and thread count, unless max_seconds steers it).
+    Shapes: train_ids and validation_ids (N_ids,) int64 on the model's device.
+    Raises: NonFiniteLoss before the step that would spoil the weights; ValueError if a text is
+    shorter than one window.
+    """
+    model, optimizer = state.model, state.optimizer
+    epoch_steps = steps_per_epoch(len(train_ids), config)
+    done = progress(state.step, state.seconds, epoch_steps, config)
+    started = time.perf_counter() - state.seconds
+    model.train()
+    while done < 1:
+        step_started = time.perf_counter()
+        rate = learning_rate(state.step, done, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x, y = random_batch(train_ids, config.batch_size, config.seq_len, state.generator)
+        logits, routings = model(x)
+        loss = next_character_loss(logits, y)
+        balance = load_balancing_loss(routings)
+        (loss + model.config.load_balancing_loss_coef * balance).backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        if not math.isfinite(loss.item() + grad_norm.item()):
+            raise NonFiniteLoss(
+                f"step {state.step + 1}: the loss is {loss.item():g} and the gradient norm "
+                f"{grad_norm.item():g}; lower training.learning_rate (now {config.learning_rate:g})"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        state.step += 1
+        step_ended = time.perf_counter()
+        state.seconds = step_ended - started
+        done = progress(state.step, state.seconds, epoch_steps, config)
+        measured = state.step % config.eval_steps == 0 or done == 1
+        if measured:
+            measure(state, validation_ids, config.seq_len)
+            state.seconds = time.perf_counter() - started
+        yield StepRecord(
+            step=state.step,
+            epoch=state.step / epoch_steps,
+            loss=loss.item(),
+            balance_loss=balance.item(),
+            learning_rate=rate,
+            grad_norm=grad_norm.item(),
+            tokens_per_second=x.numel() / (step_ended - step_started),
+            seconds=state.seconds,
+            progress=done,
+            expert_load=torch.stack([expert_load(routing) for routing in routings]).cpu(),
+            validation_loss=state.validation_loss if measured else None,
+        )

@@ -1,0 +1,94 @@
+"""What the tests share: one thread each, a tiny model, a finished tiny run, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from moe_tutorial.config import Config, ModelConfig
+from moe_tutorial.model import MoELanguageModel
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_SHAKESPEARE = ROOT / "data" / "tiny_shakespeare.txt"
+
+torch.set_num_threads(1)  # several test processes run at once
+settings.register_profile("course", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("course")
+
+TINY = ModelConfig(
+    dim=24, num_layers=2, num_heads=3, num_experts=5, top_k=2, hidden_dim=16, max_seq_len=16,
+    shared_expert=False, dropout=0.0,
+)  # fmt: skip
+TINY_RUN: list[str] = [
+    "model.dim=24",
+    "model.num_layers=2",
+    "model.num_heads=3",
+    "model.num_experts=4",
+    "model.hidden_dim=16",
+    "model.max_seq_len=32",
+    "model.dropout=0.1",
+    "training.seq_len=32",
+    "training.batch_size=4",
+    "training.eval_steps=10",
+    "training.save_steps=5",
+    "training.max_steps=20",
+    "training.warmup_steps=5",
+    "training.epochs=1",
+    "training.dataset=passage",
+]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_model() -> MoELanguageModel:
+    """Two layers, odd sizes, no dropout, 13 symbols."""
+    return MoELanguageModel(TINY, vocab_size=13)
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m moe_tutorial` in a folder, as a user does."""
+
+    def run(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "moe_tutorial", *map(str, arguments)],
+            cwd=cwd, env=environment(), capture_output=True, text=True, encoding="utf-8",
+            timeout=120, check=False, **options,
+        )  # fmt: skip
+
+    return run
+
+
+def environment() -> dict[str, str]:
+    """The environment of a test process: one thread, UTF-8."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+
+
+@pytest.fixture(scope="session")
+def trained_folder(command, tmp_path_factory) -> Path:
+    """A folder with config.hocon in it and a finished tiny run in its subfolder `model`."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "config.hocon").write_text((ROOT / "config.hocon").read_text(), newline="\n")
+    result = command("train", "--set", *TINY_RUN, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "train.stdout").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture
+def tiny_config() -> Config:
+    """The configuration of TINY_RUN, read through the same path as the command line's."""
+    from moe_tutorial.config import load_config
+
+    return load_config(ROOT / "config.hocon", TINY_RUN)

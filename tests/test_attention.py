@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from moe_tutorial.attention import CausalSelfAttention, KVCache, causal_mask
+from moe_tutorial.rope import apply_rope, rope_table
+
+B, T, D, H = 2, 7, 12, 3
+DH = D // H
+COS, SIN = rope_table(T, DH)
+
+
+@pytest.fixture
+def attention():
+    return CausalSelfAttention(dim=D, num_heads=H).double()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(B, T, D, dtype=torch.float64)
+
+
+def by_hand(attention, x, scale=DH**-0.5):
+    """Scores, mask and softmax written out, head by head."""
+    q, k, v = attention.qkv(x).chunk(3, dim=-1)
+    heads = []
+    for h in range(H):
+        part = slice(h * DH, (h + 1) * DH)
+        qh = apply_rope(q[:, None, :, part], COS, SIN)[:, 0]
+        kh = apply_rope(k[:, None, :, part], COS, SIN)[:, 0]
+        scores = qh @ kh.transpose(1, 2) * scale
+        scores = scores.masked_fill(~causal_mask(T, T), -math.inf)
+        heads.append(scores.softmax(dim=-1) @ v[..., part])
+    return attention.out(torch.cat(heads, dim=-1))
+
+
+def test_mask_keeps_the_diagonal_and_everything_before_it():
+    assert causal_mask(3, 3).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_mask_of_new_queries_sees_all_older_keys():
+    assert causal_mask(2, 5).int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    with pytest.raises(ValueError, match="3 queries need as many keys, but there are 2"):
+        causal_mask(3, 2)
+
+
+def test_equals_attention_written_out_forward_and_backward(attention, x):
+    y, expected = attention(x, COS, SIN), by_hand(attention, x)
+    torch.testing.assert_close(y, expected)
+    grads = torch.autograd.grad(y.square().sum(), list(attention.parameters()))
+    expected_grads = torch.autograd.grad(expected.square().sum(), list(attention.parameters()))
+    torch.testing.assert_close(grads, expected_grads)
+
+
+def test_scaling_by_dim_instead_of_head_dim_would_be_noticed(attention, x):
+    assert not torch.allclose(attention(x, COS, SIN), by_hand(attention, x, scale=D**-0.5))
+
+
+def test_equals_pytorch_multihead_attention_without_positions(attention, x):
+    reference = nn.MultiheadAttention(D, H, bias=False, batch_first=True).double()
+    reference.in_proj_weight.data.copy_(attention.qkv.weight)
+    reference.out_proj.weight.data.copy_(attention.out.weight)
+    cos, sin = torch.ones_like(COS), torch.zeros_like(SIN)  # rotation by 0
+    expected, _ = reference(x, x, x, attn_mask=~causal_mask(T, T), need_weights=False)
+    torch.testing.assert_close(attention(x, cos, sin), expected)
+
+
+def test_attention_does_not_see_the_future(attention, x):
+    changed = x.clone()
+    changed[:, 4:] = torch.randn(B, T - 4, D, dtype=torch.float64)
+    before, after = attention(x, COS, SIN), attention(changed, COS, SIN)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+@pytest.mark.parametrize("pieces", [[7], [1] * 7, [3, 1, 3], [1, 5, 1]])
+def test_cache_equals_recomputation(attention, x, pieces):
+    cache = KVCache(batch_size=B, num_heads=H, max_seq_len=T, head_dim=DH, dtype=torch.float64)
+    outputs, start = [], 0
+    for length in pieces:
+        part = slice(start, start + length)
+        outputs.append(attention(x[:, part], COS[part], SIN[part], cache))
+        start += length
+    torch.testing.assert_close(torch.cat(outputs, dim=1), attention(x, COS, SIN))
+
+
+def test_full_cache_is_an_error():
+    cache = KVCache(batch_size=1, num_heads=1, max_seq_len=2, head_dim=2)
+    with pytest.raises(ValueError, match="position 3 does not fit into a cache of 2"):
+        cache.append(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
+
+
+def test_dropout_acts_only_while_training(x):
+    attention = CausalSelfAttention(dim=D, num_heads=H, dropout=0.5).double()
+    assert not torch.equal(attention(x, COS, SIN), attention(x, COS, SIN))
+    attention.eval()
+    assert torch.equal(attention(x, COS, SIN), attention(x, COS, SIN))
+
+
+def test_indivisible_heads_are_an_error_with_the_nearest_choice():
+    with pytest.raises(
+        ValueError, match=r"dim=12 is not divisible by num_heads=5; try num_heads=4"
+    ):
+        CausalSelfAttention(dim=12, num_heads=5)

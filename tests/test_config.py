@@ -1,0 +1,203 @@
+import re
+
+import pytest
+from conftest import ROOT, TINY_RUN
+from pyhocon import ConfigFactory
+
+from moe_tutorial.config import Config, ConfigError, dump_config, load_config, load_snapshot
+
+# The documents' configuration file, as they print it.
+ORIGINAL = """
+{
+  # Model architecture configuration
+  model {
+    dim = 256         # Model dimension
+    num_layers = 4    # Number of transformer layers
+    num_heads = 8     # Number of attention heads
+    num_experts = 8   # Number of experts in MoE layer
+    top_k = 2         # Number of experts to select per token
+    max_seq_len = 128 # Maximum sequence length
+    dropout = 0.1     # Dropout rate
+    shared_expert = true  # Include a shared expert
+    load_balancing_loss_coef = 0.01  # Coefficient for load balancing loss
+  }
+
+  # Device configuration
+  device {
+    type = "auto"  # "auto", "cpu", "cuda", "mps"
+    num_cpu_threads = -1  # Uses all but 2 cores (-1 = auto)
+    num_cpu_interop_threads = 2  # Number of CPU interop threads
+    gpu_ids = [0]  # GPUs to use (for DataParallel)
+    use_mps = true  # Whether to use Apple's Metal Performance Shaders (for Macs)
+  }
+
+  # Training configuration
+  training {
+    batch_size = 16
+    learning_rate = 3e-4
+    epochs = 3
+    eval_steps = 100
+    dataset = "tiny_shakespeare"  # Can be changed to other datasets
+    seq_len = 128
+    data_dir = "data"  # Directory to store datasets
+    num_workers = 4  # Number of data loading workers
+  }
+
+  # Inference configuration
+  inference {
+    max_new_tokens = 50
+    temperature = 0.7
+    top_k = null
+    top_p = null
+  }
+
+  # Paths configuration
+  paths {
+    model_path = "./llama4_moe_model"
+    output_dir = "./model"
+  }
+}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="my.hocon"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def test_the_original_projects_file_loads_unchanged(write):
+    config = load_config(write(ORIGINAL))
+    assert config.model.dim == 256
+    assert config.device.num_cpu_threads == -1
+    assert config.training.learning_rate == 3e-4
+    assert config.training.num_workers == 4
+    assert config.inference.top_k is None
+    assert config.paths.model_path == "./llama4_moe_model"
+
+
+def test_missing_keys_mean_the_original_architecture(write):
+    given, empty = load_config(write(ORIGINAL)), load_config(write(""))
+    assert given.model == empty.model == Config().model
+
+
+def test_config_hocon_sets_and_comments_every_key():
+    text = (ROOT / "config.hocon").read_text(encoding="utf-8")
+    tree = ConfigFactory.parse_string(text)
+    for section, field in Config.model_fields.items():
+        assert list(tree[section]) == list(field.annotation.model_fields), section
+    for line in text.splitlines():
+        if re.match(r"\s+\w+ = ", line):
+            assert "#" in line, f"no comment on: {line}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.hocon")), ids=lambda p: p.stem)
+def test_every_file_in_configs_loads_and_includes_the_default(path):
+    assert 'include required("../config.hocon")' in path.read_text()
+    assert load_config(path) != load_config(ROOT / "config.hocon")
+
+
+def test_moellama_has_the_documents_settings(write):
+    ours, original = load_config(ROOT / "configs" / "moellama.hocon"), load_config(write(ORIGINAL))
+    assert ours.model == original.model
+    for key in ("batch_size", "learning_rate", "epochs", "seq_len", "dataset"):
+        assert getattr(ours.training, key) == getattr(original.training, key), key
+
+
+def test_overrides_replace_keys_before_substitutions_are_resolved(write):
+    path = write("paths { output_dir = a, model_path = ${paths.output_dir} }")
+    assert load_config(path).paths.model_path == "a"
+    assert load_config(path, ["paths.output_dir=b"]).paths.model_path == "b"
+
+
+@pytest.mark.parametrize(
+    ("item", "section", "key", "value"),
+    [
+        ("training.epochs=1", "training", "epochs", 1),
+        ("training.learning_rate=1e-3", "training", "learning_rate", 1e-3),
+        ("training.max_steps = null", "training", "max_steps", None),
+        ("model.shared_expert=false", "model", "shared_expert", False),
+        ("device.gpu_ids=[1, 2]", "device", "gpu_ids", [1, 2]),
+        ("training.dataset=C:\\a b\\#1 $x.txt", "training", "dataset", "C:\\a b\\#1 $x.txt"),
+        ('training.dataset="12"', "training", "dataset", "12"),
+    ],
+)  # fmt: skip
+def test_override_values(write, item, section, key, value):
+    assert getattr(getattr(load_config(write(""), [item]), section), key) == value
+
+
+@pytest.mark.parametrize("item", ["epochs", "=1", "training epochs=1", "a..b=1", "x ${y}=1"])
+def test_malformed_override_is_an_error(write, item):
+    with pytest.raises(ConfigError, match="not of the form section"):
+        load_config(write(""), [item])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.dimm = 64", r"unknown key model\.dimm; did you mean model\.dim\?"),
+        ("modell.dim = 64", r"unknown key modell; did you mean model\?"),
+        ("model.qqqqqq = 1", r"unknown key model\.qqqqqq; the keys here are model\.dim, "),
+        ('model.dim = "wide"', r"model\.dim: input should be a valid integer, but it is 'wide'"),
+        ("model.dim = 1.5", r"model\.dim: .*but it is 1\.5"),
+        ("model.dim = true", r"model\.dim: input should be a valid integer, but it is True"),
+        ("model.dim = 10 seconds", r"model\.dim: input should be a valid integer"),
+        ("model.dim = -8", r"model\.dim: input should be greater than 0, but it is -8"),
+        ("model.dropout = 1", r"model\.dropout: input should be less than 1, but it is 1"),
+        ("model = 3", r"model: .*but it is 3"),
+        ("model.router = hard", r"model\.router: input should be 'softmax' or 'sigmoid'"),
+        ("device.num_cpu_threads = 0", r"device\.num_cpu_threads: 0 threads cannot compute"),
+        ("device.num_cpu_threads = -2", r"device\.num_cpu_threads: .*-1, but it is -2"),
+        ("training.learning_rate = 0", r"training\.learning_rate: .* greater than 0"),
+        ("inference.temperature = -1", r"inference\.temperature: .*but it is -1"),
+        ("inference.top_p = 1.5", r"inference\.top_p: .*less than or equal to 1"),
+        ("training.seq_len = 200", r"training\.seq_len=200 is longer than model\.max_seq_len=128"),
+        ("model.dim = 0, model.num_layers = 0", r"model\.dim: .* \(and 1 more\)"),
+        ("model { dim = 1", r"not valid HOCON: "),
+        ("a = ${nowhere}", r"not valid HOCON: .*nowhere"),
+        ("[1, 2]", r"expected sections such as model"),
+        ('include required("gone.hocon")', r"included file .*gone\.hocon does not exist"),
+    ],
+)
+def test_every_mistake_is_one_line_that_names_the_file_and_the_key(write, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(write(text))
+    assert str(caught.value).count("\n") == 0
+    assert "my.hocon: " in str(caught.value)
+
+
+def test_last_line_without_a_line_break_is_still_a_number(write):
+    assert load_config(write("model.num_layers = 5 ")).model.num_layers == 5
+
+
+def test_missing_file_and_wrong_encoding_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.hocon: no such file"):
+        load_config(tmp_path / "gone.hocon")
+    (tmp_path / "latin.hocon").write_bytes(b"# caf\xe9")
+    with pytest.raises(ConfigError, match=r"latin\.hocon: cannot be read as UTF-8"):
+        load_config(tmp_path / "latin.hocon")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_snapshot_round_trip(tmp_path):
+    config = load_config(
+        ROOT / "config.hocon", [*TINY_RUN, 'inference.prompt="a\\n${b} # \\"c\\""']
+    )
+    (tmp_path / "config.hocon").write_text(dump_config(config), encoding="utf-8")
+    assert load_snapshot(tmp_path / "config.hocon") == config
+    assert load_config(tmp_path / "config.hocon") == config
+
+
+def test_snapshot_is_strict_json_and_includes_nothing(write):
+    write("model.dim = 64", "other.hocon")
+    with pytest.raises(ConfigError, match="not the snapshot of a run"):
+        load_snapshot(write('include "other.hocon"'))
+
+
+def test_a_configuration_cannot_be_changed_by_accident():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().model.dim = 5

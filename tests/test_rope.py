@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from moe_tutorial.rope import (
+    apply_rope,
+    rope_frequencies,
+    rope_table,
+    to_half_split,
+    to_interleaved,
+)
+
+DH = 6
+
+
+def rotate_at(x, position):
+    cos, sin = rope_table(64, DH)
+    return apply_rope(x.view(1, 1, 1, DH), cos[position, None], sin[position, None]).flatten()
+
+
+def test_frequencies_start_at_one_and_fall_geometrically():
+    frequencies = rope_frequencies(DH, theta=1000.0)
+    torch.testing.assert_close(frequencies, torch.tensor([1.0, 0.1, 0.01]))
+
+
+def test_first_pair_turns_by_one_radian_per_position():
+    turned = rotate_at(torch.tensor([1.0, 0, 0, 0, 0, 0]), 2)
+    assert turned[0].item() == pytest.approx(torch.tensor(2.0).cos().item())
+    assert turned[DH // 2].item() == pytest.approx(torch.tensor(2.0).sin().item())
+
+
+def test_equals_multiplication_of_complex_numbers():
+    x = torch.randn(2, 3, 5, DH)
+    cos, sin = rope_table(5, DH)
+    angles = torch.outer(torch.arange(5), rope_frequencies(DH))
+    pairs = torch.complex(*x.chunk(2, dim=-1)) * torch.polar(torch.ones_like(angles), angles)
+    expected = torch.cat((pairs.real, pairs.imag), dim=-1)
+    torch.testing.assert_close(apply_rope(x, cos, sin), expected)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 7])
+def test_dot_product_depends_on_the_offset_only(offset):
+    q, k = torch.randn(2, DH)
+    products = [rotate_at(q, m) @ rotate_at(k, m - offset) for m in (7, 20, 63)]
+    torch.testing.assert_close(products[0], products[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(products[0], products[2], atol=1e-5, rtol=0)
+
+
+def test_rotation_keeps_lengths_and_position_zero_changes_nothing():
+    x = torch.randn(DH)
+    torch.testing.assert_close(rotate_at(x, 33).norm(), x.norm())
+    torch.testing.assert_close(rotate_at(x, 0), x)
+
+
+def test_layouts_are_inverse_permutations():
+    x = torch.arange(6)
+    assert to_interleaved(x).tolist() == [0, 3, 1, 4, 2, 5]
+    assert torch.equal(to_half_split(to_interleaved(x)), x)
+
+
+def test_half_split_equals_interleaved_after_the_permutation():
+    x = torch.randn(1, 1, 4, DH)
+    cos, sin = rope_table(4, DH)
+    angles = torch.outer(torch.arange(4), rope_frequencies(DH))
+    pairs = torch.view_as_complex(to_interleaved(x).unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    torch.testing.assert_close(to_interleaved(apply_rope(x, cos, sin)), turned)
+
+
+def test_odd_head_size_is_an_error():
+    with pytest.raises(ValueError, match=r"head_dim=5 is odd"):
+        rope_table(4, 5)
