@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Writer:
         """Ask for prompts and settings until the user types exit or closes the input."""
         print("Starting interactive inference session. Type 'exit' to quit.")
         try:
-            while (prompt := input("\nPrompt: ")).strip() != "exit":
+            while (prompt := ask("\nPrompt: ")).strip() != "exit":
                 try:
                     if not prompt:
                         raise ValueError("the prompt is empty; type at least one character")
@@ -101,6 +102,14 @@ def explain(token: GeneratedToken, tokenizer: CharTokenizer) -> str:
     return f"{char!r:6} {probs[token.token]:.3f} | rivals {others} | experts {experts}"
 
 
+def ask(question: str) -> str:
+    """Read one line; show it when it was not typed, so that a piped dialogue reads like one."""
+    answer = input(question)
+    if not sys.stdin.isatty():
+        print(answer)
+    return answer
+
+
 def ask_settings(settings: InferenceConfig) -> InferenceConfig:
     """Ask for each setting; an empty answer keeps it, `none` switches top-k or top-p off."""
     questions: tuple[tuple[str, str, Callable[[str], float]], ...] = (
@@ -111,7 +120,7 @@ def ask_settings(settings: InferenceConfig) -> InferenceConfig:
     )
     for label, key, number in questions:
         while True:
-            answer = input(f"{label} (default {getattr(settings, key)}): ").strip()
+            answer = ask(f"{label} (default {getattr(settings, key)}): ").strip()
             if not answer:
                 break
             try:

@@ -74,7 +74,6 @@ class MoELanguageModel(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=self.config.dim**-0.5)
         nn.init.normal_(self.head.weight, std=0.02)  # small logits: the first loss is ln V
         with torch.no_grad():  # 2 * num_layers outputs are added up on the way to the head
             for block in self.blocks:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from moe_tutorial.run import Run, describe, log_line
+from moe_tutorial.run import Run, describe, short_line
 from moe_tutorial.training import StepRecord
 
 
 def progress_bar(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
-    """The same records, with a bar on a terminal and plain log lines where output is redirected."""
+    """The same records, with a bar on a terminal and plain lines where output is redirected."""
     on_terminal = sys.stderr.isatty()
     form = "{percentage:3.0f}% |{bar}| {desc} [{elapsed} done, {remaining} left]"
     pending: list[StepRecord] = []
@@ -27,7 +27,7 @@ def progress_bar(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
             pending.append(record)
             if record.validation_loss is not None:
                 if not on_terminal:
-                    print(log_line(pending), flush=True)
+                    print(short_line(pending), flush=True)
                 pending.clear()
             validation = run.state.validation_loss
             bar.set_description_str(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,24 +129,35 @@ def describe(run: Run) -> str:
     )
 
 
-def log_line(records: list[StepRecord]) -> str:
+def short_line(records: Sequence[StepRecord]) -> str:
     """Means over the steps since the last line, ending with a measured validation loss."""
     last, count = records[-1], len(records)
-    load = sum(record.expert_load for record in records) / count  # (L, E)
-    shares = " | ".join(
-        f"layer {i}: " + " ".join(f"{100 * share:.0f}" for share in layer)
-        for i, layer in enumerate(load.tolist(), start=1)
-    )
+    load = _mean_load(records)
     uneven = max(load_summary(layer).max_over_mean for layer in load)
     dead = sum(load_summary(layer).dead for layer in load)
     return (
         f"epoch {last.epoch:.2f} step {last.step} "
         f"train {sum(r.loss for r in records) / count:.4f} validation {last.validation_loss:.4f} "
-        f"balance {sum(r.balance_loss for r in records) / count:.3f} lr {last.learning_rate:.2e} "
         f"{sum(r.tokens_per_second for r in records) / count:,.0f} tokens/s "
-        f"peak memory {_peak_memory()} "
-        f"load max/mean {uneven:.2f} dead {dead}, percent per expert: {shares}"
+        f"load max/mean {uneven:.2f} dead {dead}"
     )
+
+
+def log_line(records: Sequence[StepRecord]) -> str:
+    """The short line, and what one looks up when something is odd; for train.log."""
+    shares = " | ".join(
+        f"layer {i}: " + " ".join(f"{100 * share:.0f}" for share in layer)
+        for i, layer in enumerate(_mean_load(records).tolist(), start=1)
+    )
+    balance = sum(r.balance_loss for r in records) / len(records)
+    return (
+        f"{short_line(records)} balance {balance:.3f} lr {records[-1].learning_rate:.2e} "
+        f"peak memory {_peak_memory()} percent per expert: {shares}"
+    )
+
+
+def _mean_load(records: Sequence[StepRecord]) -> Tensor:
+    return torch.stack([record.expert_load for record in records]).mean(dim=0)
 
 
 def finish(run: Run) -> str:
