@@ -45,6 +45,11 @@ def start_run_folder(folder: Path, config: Config, tokenizer: CharTokenizer) -> 
     """Write the vocabulary and the snapshot that every later load relies on."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "vocab.txt")
+    write_snapshot(folder, config)
+
+
+def write_snapshot(folder: Path, config: Config) -> None:
+    """Write config.hocon, the resolved configuration, in one move."""
     _write_text(folder / "config.hocon", dump_config(config))
 
 
@@ -57,6 +62,8 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
     """
     checkpoints = folder / "checkpoints"
     name = f"step-{state.step:06d}"
+    if has_checkpoint(folder) and _pointed(folder, "latest").name == name:
+        return checkpoints / name  # nothing has changed since; it must not be touched
     part = checkpoints / f"{name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -20,6 +20,7 @@ from moe_tutorial.checkpoint import (
     load_checkpoint,
     save_checkpoint,
     start_run_folder,
+    write_snapshot,
 )
 from moe_tutorial.config import Config
 from moe_tutorial.corpus import Corpus, load_corpus, ngram_losses
@@ -71,6 +72,7 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
         if has_checkpoint(folder):
             _check_same_vocabulary(folder, tokenizer)
             load_checkpoint(folder, state)
+            write_snapshot(folder, config)  # some of its limits may have been changed
         else:
             prompt = config.inference.prompt or _first_words(corpus.validation)
             inference = config.inference.model_copy(update={"prompt": prompt})
@@ -108,12 +110,8 @@ def _keeping_the_last_checkpoint(steps: Iterator[StepRecord], run: Run) -> Itera
     try:
         yield from steps
     except NonFiniteLoss as error:
-        kept = (
-            "the last good checkpoint is kept"
-            if has_checkpoint(run.folder)
-            else "none was saved yet"
-        )
-        raise NonFiniteLoss(f"{error}; {kept} in {run.folder}") from None
+        kept = "the last" if has_checkpoint(run.folder) else "no"
+        raise NonFiniteLoss(f"{error}; {kept} good checkpoint is in {run.folder}") from None
 
 
 def describe(run: Run) -> str:
@@ -169,10 +167,12 @@ def finish(run: Run) -> str:
     baselines = {name: losses[order - 1] for name, order in BASELINE_ORDERS.items()}
     history_figure(records, baselines).savefig(run.folder / "history.png", dpi=100)
     last = records[-100:]
+    training_loss = sum(record["loss"] for record in last) / len(last)
+    state = run.state
     table = {
-        f"this model, training text, last {len(last)} steps": sum(r["loss"] for r in last)
-        / len(last),
-        "this model, held-out text": run.state.validation_loss,
+        f"this model, training text, last {len(last)} steps": training_loss,
+        "this model, held-out text": state.validation_loss,
+        f"this model, held-out text, best step {state.best_step}": state.best_validation_loss,
         **{f"{name} counts, held-out text": loss for name, loss in baselines.items()},
     }
     return "\n".join(f"{loss:8.3f}  {what}" for what, loss in table.items())
@@ -217,8 +217,9 @@ def _check_same_vocabulary(folder: Path, tokenizer: CharTokenizer) -> None:
 
 
 def _first_words(text: str, length: int = 24) -> str:
-    """A default prompt: the first words of a paragraph that the model has not seen."""
-    paragraph = text.partition("\n\n")[2].strip() or text
+    """A default prompt: how a paragraph begins that the model has not seen."""
+    paragraphs = (part.strip() for part in text.split("\n\n")[1:])
+    paragraph = next((part for part in paragraphs if len(part) > 4 * length), text.strip())
     words = paragraph.partition("\n")[0][:length]
     return words.rpartition(" ")[0] or words or text[:1]
 

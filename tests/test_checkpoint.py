@@ -97,6 +97,14 @@ def test_latest_and_best_are_kept_and_others_removed(folder):
     assert (checkpoints / "latest").read_text() == "step-000009\n"
 
 
+def test_saving_a_step_again_does_not_touch_what_is_there(folder):
+    state = fresh()
+    load_checkpoint(folder, state)
+    before = (checkpoint(folder) / "state.json").stat().st_mtime_ns
+    assert save_checkpoint(folder, state) == checkpoint(folder)
+    assert (checkpoint(folder) / "state.json").stat().st_mtime_ns == before
+
+
 def test_without_a_measurement_the_latest_is_loaded(folder):
     (folder / "checkpoints" / "best").unlink(missing_ok=True)
     assert load_model(folder, "best").config == CONFIG
