@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+NBSTRIPOUT := --keep-output --keep-count --keep-id \
+	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
-.PHONY: help train test lint lab clean
+.PHONY: help train test lint lab notebooks student clean readme
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -15,9 +17,9 @@ train: $(INSTALLED)  ## train on the built-in fables (about two minutes on two c
 
 test: lint  ## run the linter, the tests and the notebooks
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
-		$(PY) -m pytest --nbval --nbval-current-env notebooks; \
-	fi
+	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval --nbval-current-env \
+		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
+	$(PY) -m nbstripout --verify $(NBSTRIPOUT) notebooks/*.ipynb
 
 lint: $(INSTALLED)  ## check the style of the code
 	$(PY) -m ruff check .
@@ -25,6 +27,15 @@ lint: $(INSTALLED)  ## check the style of the code
 
 lab: $(INSTALLED)  ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=notebooks
+
+notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
+	OMP_NUM_THREADS=1 $(PY) tools/notebooks.py
+
+student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
+	$(PY) tools/notebooks.py --student build/student
+
+readme: $(INSTALLED)  ## run the README's commands and refresh their output and the picture
+	$(PY) tools/readme.py
 
 clean:  ## remove .venv and caches; trained models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

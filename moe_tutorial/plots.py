@@ -67,3 +67,273 @@ def smooth(values: Tensor, width: int = 50) -> Tensor:
     start = (end - width).clamp(min=0)
     count = (end - start).view(-1, *[1] * (values.ndim - 1))
     return (total[end] - total[start]) / count
+
+
+# --- Chapter 01 ---
+
+
+def symbol_figure(counts: Mapping[str, int]) -> Figure:
+    """One bar per symbol, the most frequent first."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    axes.bar(range(len(ranked)), [count for _, count in ranked], color=COLORS[0])
+    axes.set_xticks(range(len(ranked)), [visible(symbol) for symbol, _ in ranked])
+    axes.set(xlabel="symbol", ylabel="count", title="How often each symbol occurs")
+    return figure
+
+
+def pair_figure(pair_counts: Tensor, symbols: Sequence[str]) -> Figure:
+    """Share of each next symbol (column) after each symbol (row); pair_counts (V, V)."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    shares = pair_counts / pair_counts.sum(dim=1, keepdim=True).clamp(min=1)
+    image = axes.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=1)
+    labels = [visible(symbol) for symbol in symbols]
+    axes.set_xticks(range(len(symbols)), labels)
+    axes.set_yticks(range(len(symbols)), labels)
+    axes.tick_params(labelsize=8)
+    axes.set(xlabel="next symbol", ylabel="symbol", title="What follows each symbol")
+    figure.colorbar(image, ax=axes, label="share of this row", shrink=0.8)
+    return figure
+
+
+def order_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
+    """Validation loss against the order n = 0, 1, ... of counting; order 0 is uniform."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(losses.items()):
+        style = f"{'os^D'[i % 4]}{STYLES[i % len(STYLES)]}"
+        axes.plot(range(len(values)), values, style, color=COLORS[i % len(COLORS)], label=name)
+    axes.set_xticks(range(max(map(len, losses.values()))))
+    axes.set(xlabel="order n (it looks n - 1 symbols back; 0 is uniform)", ylim=(0, None))
+    axes.set(ylabel="validation loss, nats per character", title="Predicting by counting")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    return figure
+
+
+# --- Chapter 02 ---
+
+
+def visible(char: str) -> str:
+    """One drawable symbol for a character: a bracket below for a blank, an arrow for a newline."""
+    return {" ": "\u2423", "\n": "\u21b5"}.get(char, char)
+
+
+def ids_figure(text: str, ids: Sequence[int]) -> Figure:
+    """The id at every position of a short text, with the characters below the axis."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.vlines(range(len(text)), 0, ids, color=COLORS[0])
+    axes.plot(range(len(text)), ids, "o", color=COLORS[0])
+    for position, i in enumerate(ids):
+        axes.annotate(str(i), (position, i), (0, 6), textcoords="offset points", ha="center")
+    axes.set_xticks(range(len(text)), [visible(char) for char in text])
+    axes.set(xlabel="character, in reading order", ylabel="id", ylim=(0, max(ids) * 1.2))
+    return figure
+
+
+def vocabulary_growth_figure(texts: Mapping[str, str]) -> Figure:
+    """How many different characters have been seen after the first, second, ... of each text."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, text) in enumerate(texts.items()):
+        first = sorted(text.index(char) + 1 for char in set(text))  # characters read so far
+        seen = range(1, len(first) + 1)
+        label = f"{name}: {len(first)} after {len(text):,}"
+        axes.step(
+            [*first, len(text)], [*seen, len(first)], STYLES[i], where="post", label=label,
+            color=COLORS[i],
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="characters read", ylabel="different characters seen")
+    axes.legend()
+    return figure
+
+
+# --- Chapter 03 ---
+
+
+def windows_figure(text: str, seq_len: int) -> Figure:
+    """Every window of a short text as a row: its input, and the last target one further right."""
+    num_windows = len(text) - seq_len
+    figure = Figure(figsize=(8, 0.4 * num_windows + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for start in range(num_windows):
+        axes.barh(start, seq_len, 0.8, start - 0.5, color=COLORS[5], label="input x")
+        axes.barh(
+            start, seq_len, 0.8, start + 0.5, fill=False, edgecolor=COLORS[1], linewidth=2,
+            label="target y",
+        )  # fmt: skip
+        for position in range(start, start + seq_len + 1):
+            axes.text(position, start, visible(text[position]), ha="center", va="center")
+    axes.set(xlabel="position in the text", ylabel="start of the window")
+    axes.set_xticks(range(len(text)))
+    axes.set_yticks(range(num_windows))
+    axes.set_xlim(-0.7, len(text) - 0.3)
+    axes.invert_yaxis()
+    axes.legend(*_first_of_each_label(axes), loc="upper right")
+    return figure
+
+
+def target_counts_figure(counts: Mapping[str, Tensor]) -> Figure:
+    """How often every position of a text is a target, for several ways to cut windows."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, count) in enumerate(counts.items()):
+        axes.step(
+            range(len(count)), count.tolist(), STYLES[i], where="mid", color=COLORS[i], label=name
+        )
+    axes.set(xlabel="position in the text", ylabel="times a target")
+    axes.legend()
+    return figure
+
+
+def split_figure(splits: Mapping[str, tuple[Sequence[int], Sequence[int]]], seq_len: int) -> Figure:
+    """Which positions the windows of two splits touch, one panel for each way to split.
+
+    splits: name -> (starts of the training windows, starts of the validation windows).
+    A window covers seq_len + 1 positions: its input and its last target.
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    panels = figure.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (name, (train, validation)) in zip(panels, splits.items(), strict=True):
+        for starts, color, hatch, label in (
+            (train, COLORS[5], "", "training"),
+            (validation, COLORS[1], "///", "validation"),
+        ):
+            axes.barh(
+                starts, seq_len + 1, 0.8, [start - 0.5 for start in starts], color=color,
+                hatch=hatch, edgecolor="white", label=label,
+            )  # fmt: skip
+        axes.set(title=name, xlabel="position in the text")
+    panels[0].set_ylabel("start of the window")
+    panels[0].invert_yaxis()
+    panels[0].legend(loc="upper right")
+    return figure
+
+
+def _first_of_each_label(axes: Axes) -> tuple[list, list[str]]:
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    return list(handles.values()), list(handles)
+
+
+# --- Chapter 04 ---
+
+
+def rotation_figure(pairs: Tensor, angles: Tensor) -> Figure:
+    """One pair of numbers at positions 0, 1, 2, ...: as arrows, and each number by itself.
+
+    pairs: (T, 2), the pair after its rotation at every position; angles: (T,), in radians.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    plane, axes = figure.subplots(1, 2, width_ratios=(4, 5))
+    reach = 1.25 * pairs.norm(dim=-1).max().item()
+    for position, (x, y) in enumerate(pairs.tolist()):
+        gray = f"{0.75 * position / len(pairs):.2f}"
+        arrow = {"arrowstyle": "->", "color": gray, "linewidth": 2}
+        plane.annotate("", (x, y), (0, 0), arrowprops=arrow)
+        plane.text(1.13 * x, 1.13 * y, str(position), ha="center", va="center")
+    plane.set(
+        title="the pair as an arrow, at each position", xlabel="first number",
+        ylabel="second number", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal",
+    )  # fmt: skip
+    for i, (name, marker) in enumerate({"first": "o", "second": "s"}.items()):
+        values = pairs[:, i].tolist()
+        axes.plot(values, STYLES[i], marker=marker, color=COLORS[i], label=f"{name} number")
+    axes.set(title="the same two numbers", xlabel="position", ylabel="value")
+    axes.set_xticks(range(len(pairs)), [f"{p}\n{a:.1f}" for p, a in enumerate(angles.tolist())])
+    axes.set_xlabel("position, and below it the angle in radians")
+    axes.legend()
+    return figure
+
+
+def frequency_figure(cos: Tensor) -> Figure:
+    """Cosine of every pair's angle at every position, as a heat map. Shapes: cos (T, Dh / 2)."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(cos.T.numpy(), cmap="cividis", vmin=-1, vmax=1, aspect="auto")
+    axes.set(xlabel="position", ylabel="pair (0 is the fastest)")
+    figure.colorbar(image, ax=axes, label="cos(position x frequency)")
+    return figure
+
+
+def offset_figure(offsets: Sequence[int], panels: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Score q.k against the offset between query and key, for several positions of the key.
+
+    panels: title of a panel -> name of a curve -> one score per offset.
+    """
+    figure = Figure(figsize=(8, 3.3), dpi=85, layout="constrained")
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(row, panels.items(), strict=True):
+        for i, (name, scores) in enumerate(curves.items()):
+            # Equal curves cover each other: the first is wide and pale, the others lie on it.
+            width, alpha = (7, 0.35) if i == 0 else (2, 1)
+            axes.plot(
+                offsets, scores.tolist(), STYLES[i % 4], color=COLORS[i], linewidth=width,
+                alpha=alpha, label=name,
+            )  # fmt: skip
+        axes.set(title=title, xlabel="offset: query position - key position")
+    row[0].set_ylabel("score q.k")
+    row[0].legend()
+    return figure
+
+
+def layout_figure(layouts: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
+    """Which numbers of a vector form a pair, one row of boxes per layout.
+
+    layouts: name -> the positions of the two numbers of pair 0, pair 1, ...
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for row, pairs in enumerate(layouts.values()):
+        base = -1.7 * row
+        for pair, (a, b) in enumerate(pairs):
+            color = COLORS[pair % len(COLORS)]
+            for i, box in enumerate((a, b)):
+                axes.bar(box, 0.5, 0.85, base, color=color, alpha=0.35, edgecolor="black")
+                axes.text(box, base + 0.25, f"pair {pair}\n{'first' if i == 0 else 'second'}",
+                          ha="center", va="center", fontsize=9)  # fmt: skip
+            height = 0.2 + 0.35 * (abs(b - a) - 1) / len(pairs) + 0.1 * pair
+            height = height if abs(b - a) > 1 else 0.2
+            axes.plot((a, a, b, b), (base + 0.5, base + 0.5 + height, base + 0.5 + height,
+                      base + 0.5), STYLES[pair % 4], color=color, linewidth=2)  # fmt: skip
+    size = 2 * max(len(pairs) for pairs in layouts.values())
+    axes.set_xticks(range(size), [f"x[{i}]" for i in range(size)])
+    axes.set_yticks([0.25 - 1.7 * row for row in range(len(layouts))], list(layouts))
+    axes.set(xlabel="number of the vector", ylim=(1.7 * (1 - len(layouts)) - 0.05, None))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+# --- Chapter 05 ---
+
+
+def size_figure(sizes: Mapping[str, Sequence[float]]) -> Figure:
+    """Typical size of the activations after every layer, on a logarithmic axis."""
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(sizes.items()):
+        axes.plot(range(len(values)), values, STYLES[i % 4], marker="os^D"[i % 4],
+                  color=COLORS[i], label=name)  # fmt: skip
+    axes.set(yscale="log", xlabel="layers passed", ylabel="root mean square of the activations")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.legend()
+    return figure
+
+
+def norm_figure(vectors: Mapping[str, Tensor]) -> Figure:
+    """The numbers of a few vectors as bars, one panel per vector, its mean as a dashed line."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(vectors), sharey=True, squeeze=False)[0]
+    for i, (axes, (name, vector)) in enumerate(zip(panels, vectors.items(), strict=True)):
+        axes.bar(range(len(vector)), vector.tolist(), color=COLORS[i])
+        axes.axhline(0, color="black", linewidth=0.8)
+        mean = round(vector.mean().item(), 2) + 0.0  # no -0.00
+        axes.axhline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
+        axes.set(title=name, xlabel="number of the vector")
+        axes.legend(loc="upper left", fontsize="small")
+    highest = max(vector.max().item() for vector in vectors.values())
+    panels[0].set(ylabel="value", ylim=(None, 1.3 * highest))
+    return figure

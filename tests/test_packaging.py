@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 
 READING_ORDER = (
     "__init__", "config", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention", "moe",
-    "model", "training", "checkpoint", "sampling", "device", "plots", "run", "progress", "generation", "cli",
+    "model", "training", "checkpoint", "sampling", "device", "plots", "widgets",
+    "checks", "run", "progress", "generation", "cli",
     "__main__",
 )  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

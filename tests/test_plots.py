@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from moe_tutorial import plots
 from moe_tutorial.plots import COLORS, history_figure, smooth
 
 RECORDS = [
@@ -51,3 +52,137 @@ def test_colors_differ_in_gray():
         for c in COLORS[:2]
     )
     assert gray[1] - gray[0] > 20
+
+
+# --- Chapter 01 ---
+
+
+def test_symbol_bars_are_sorted_and_a_space_can_be_seen():
+    axes = plots.symbol_figure({"a": 2, " ": 5, "b": 2, "\n": 1}).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [5, 2, 2, 1]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["␣", "a", "b", "↵"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("symbol", "count")
+
+
+def test_pair_heat_map_shows_shares_of_each_row():
+    axes = plots.pair_figure(torch.tensor([[1, 3], [0, 0]]), ["a", " "]).axes[0]
+    shown = torch.as_tensor(axes.images[0].get_array())
+    assert shown.tolist() == [[0.25, 0.75], [0, 0]]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "␣"]
+
+
+def test_order_curves_begin_at_uniform():
+    axes = plots.order_figure({"passage": [3.4, 2.9], "fables": [4.1, 3.0, 2.2]}).axes[0]
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[0, 1], [0, 1, 2]]
+    assert axes.lines[1].get_ydata().tolist() == [4.1, 3.0, 2.2]
+    assert len({line.get_linestyle() for line in axes.lines}) == 2
+    assert "nats per character" in axes.get_ylabel()
+
+
+# --- Chapter 02 ---
+
+
+def test_ids_are_drawn_above_their_characters():
+    axes = plots.ids_figure("a b", [1, 0, 2]).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "␣", "b"]
+    assert list(axes.lines[0].get_ydata()) == [1, 0, 2]
+    assert [t.get_text() for t in axes.texts] == ["1", "0", "2"]
+
+
+def test_vocabulary_grows_where_a_character_is_new():
+    axes = plots.vocabulary_growth_figure({"one": "aab", "two": "abcabc"}).axes[0]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 1], [3, 2], [3, 2]]
+    assert axes.lines[1].get_xydata().tolist() == [[1, 1], [2, 2], [3, 3], [6, 3]]
+    assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle()
+    labels = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert labels == ["one: 2 after 3", "two: 3 after 6"]
+
+
+# --- Chapter 03 ---
+
+
+def test_windows_are_rows_with_the_target_one_further_right():
+    axes = plots.windows_figure("ab cd", 3).axes[0]
+    spans = [(bar.get_x() + 0.5, bar.get_width(), bar.get_fill()) for bar in axes.patches]
+    assert spans == [(0, 3, True), (1, 3, False), (1, 3, True), (2, 3, False)]
+    assert "".join(t.get_text() for t in axes.texts) == "ab␣cb␣cd"
+    assert len(axes.get_legend().get_texts()) == 2
+
+
+def test_target_counts_are_one_line_each():
+    counts = {"all": torch.tensor([0, 1, 2]), "once": torch.tensor([0, 1, 1])}
+    axes = plots.target_counts_figure(counts).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0, 1, 2], [0, 1, 1]]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["all", "once"]
+
+
+def test_split_panels_show_every_window_of_both_parts():
+    panels = plots.split_figure({"a": ([0, 2], [1]), "b": ([0], [4, 5])}, seq_len=2).axes
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    bars = [[(bar.get_x() + 0.5, bar.get_width()) for bar in axes.patches] for axes in panels]
+    assert bars == [[(0, 3), (2, 3), (1, 3)], [(0, 3), (4, 3), (5, 3)]]
+    assert [bool(bar.get_hatch()) for bar in panels[1].patches] == [False, True, True]
+
+
+# --- Chapter 04 ---
+
+
+def test_rotation_shows_every_position_as_an_arrow_and_as_two_numbers():
+    pairs = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
+    plane, axes = plots.rotation_figure(pairs, torch.tensor([0, 1.57, 3.14])).axes
+    labels = [t for t in plane.texts if t.get_text()]
+    assert [t.get_text() for t in labels] == ["0", "1", "2"]
+    assert [round(t.get_position()[0]) for t in labels] == [1, 0, -1]
+    arrows = [t.xy for t in plane.texts if not t.get_text()]
+    assert arrows == [(1, 0), (0, 1), (-1, 0)]
+    assert [list(line.get_ydata()) for line in axes.lines] == pairs.T.tolist()
+    assert axes.get_xticklabels()[1].get_text() == "1\n1.6"
+    assert "radians" in axes.get_xlabel()
+
+
+def test_frequencies_have_a_row_for_every_pair():
+    cos = torch.tensor([[1.0, 1.0], [-1.0, 0.5], [0.0, 0.25]])
+    axes = plots.frequency_figure(cos).axes[0]
+    assert axes.images[0].get_array().tolist() == cos.T.tolist()
+    assert axes.images[0].get_clim() == (-1, 1)
+    assert (axes.get_xlabel(), axes.get_ylabel()[:4]) == ("position", "pair")
+
+
+def test_offset_curves_share_their_scale_and_differ_in_style():
+    curves = {"key at 0": torch.tensor([1.0, 2.0]), "key at 9": torch.tensor([3.0, 0.0])}
+    figure = plots.offset_figure([0, 5], {"rotated": curves, "added": curves})
+    left, right = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["rotated", "added"]
+    assert [list(line.get_ydata()) for line in right.lines] == [[1, 2], [3, 0]]
+    assert [line.get_label() for line in right.lines] == list(curves)
+    assert left.get_ylim() == right.get_ylim()
+    assert len({line.get_linestyle() for line in left.lines}) == 2
+
+
+def test_layouts_join_the_numbers_of_every_pair():
+    axes = plots.layout_figure({"half": [(0, 2), (1, 3)], "inter": [(0, 1), (2, 3)]}).axes[0]
+    joined = [(line.get_xdata()[0], line.get_xdata()[-1]) for line in axes.lines]
+    assert joined == [(0, 2), (1, 3), (0, 1), (2, 3)]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["half", "inter"]
+    boxes = {(round(t.get_position()[0]), t.get_text()) for t in axes.texts[:4]}
+    assert boxes == {(0, "pair 0\nfirst"), (2, "pair 0\nsecond"), (1, "pair 1\nfirst"),
+                     (3, "pair 1\nsecond")}  # fmt: skip
+
+
+# --- Chapter 05 ---
+
+
+def test_sizes_are_drawn_on_a_logarithmic_axis():
+    axes = plots.size_figure({"grows": [1, 8, 64], "shrinks": [1, 0.5, 0.25]}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[1, 8, 64], [1, 0.5, 0.25]]
+    assert "root mean square" in axes.get_ylabel()
+
+
+def test_norms_are_bars_with_their_mean():
+    vectors = {"vector": torch.tensor([1.0, 3.0]), "centered": torch.tensor([-1.0, 1.0 - 1e-6])}
+    left, right = plots.norm_figure(vectors).axes
+    assert [bar.get_height() for bar in left.patches] == [1, 3]
+    assert left.lines[1].get_ydata()[0] == 2
+    assert right.get_legend_handles_labels()[1] == ["mean 0.00"]
+    assert left.get_ylim() == right.get_ylim()

@@ -1,0 +1,120 @@
+"""The notebooks as the tests see them: which there are, their cells, tags, code and exercises."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import io
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import NamedTuple
+
+from conftest import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+LIBRARY = ROOT / "moe_tutorial"
+# Notebook -> the library modules that it builds.
+CHAPTERS = {
+    "01_corpus": ("corpus",),
+    "02_tokenizer": ("tokenizer",),
+    "03_batching": ("batching",),
+    "04_rope": ("rope",),
+    "05_rmsnorm": ("rmsnorm",),
+}
+PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+MACHINERY = {"exercise", "check", "solution"}
+
+
+class Cell(NamedTuple):
+    """One cell of a notebook."""
+
+    id: str
+    kind: str
+    source: str
+    tags: set[str]
+    raw: dict
+
+
+class Exercise(NamedTuple):
+    """One exercise with the names that the chapter has defined before it."""
+
+    stub: str
+    check: str
+    solution: str
+    namespace: dict
+
+
+def read(path: Path) -> list[Cell]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [
+        Cell(c["id"], c["cell_type"], "".join(c["source"]), set(c["metadata"].get("tags", [])), c)
+        for c in cells
+    ]
+
+
+def cells(chapter: str) -> list[Cell]:
+    return read(NOTEBOOKS / f"{chapter}.ipynb")
+
+
+def code(chapter: str) -> list[Cell]:
+    return [cell for cell in cells(chapter) if cell.kind == "code"]
+
+
+def python(source: str) -> str:
+    """The cell without its magics, which are not Python."""
+    return re.sub(r"^%.*$", "", source, flags=re.MULTILINE)
+
+
+def module_tree(module: str) -> ast.Module:
+    return ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def exercise_ids(chapter: str) -> list[str]:
+    return [cell.id for cell in code(chapter) if "exercise" in cell.tags]
+
+
+def wrong_answers(chapter: str) -> dict[str, list[tuple[str, str]]]:
+    path = ROOT / "tests" / "wrong_answers" / f"ch{chapter[:2]}.py"
+    return runpy.run_path(str(path))["WRONG"] if path.exists() else {}
+
+
+@functools.cache
+def exercises(chapter: str) -> dict[str, Exercise]:
+    """Run the chapter's ordinary cells once; at each exercise keep a copy of the names."""
+    return exercises_of(cells(chapter))
+
+
+def exercises_of(cells: list[Cell]) -> dict[str, Exercise]:
+    namespace: dict = {"__name__": "__main__"}
+    found = {}
+    in_code = [cell for cell in cells if cell.kind == "code"]
+    with contextlib.chdir(NOTEBOOKS):
+        for i, cell in enumerate(in_code):
+            if "exercise" in cell.tags:
+                check, solution = in_code[i + 1 : i + 3]
+                found[cell.id] = Exercise(
+                    cell.source, check.source, solution.source, dict(namespace)
+                )
+            elif not cell.tags & MACHINERY:
+                raises = "raises-exception" in cell.tags
+                with contextlib.suppress(Exception) if raises else contextlib.nullcontext():
+                    run(cell.source, namespace)
+    return found
+
+
+def run(source: str, namespace: dict) -> str:
+    """Run source in namespace; what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(python(source), "<cell>", "exec"), namespace)
+    return printed.getvalue()
+
+
+def judge(exercise: Exercise, answer: str) -> str:
+    """What the exercise's check prints about an answer."""
+    namespace = dict(exercise.namespace)
+    run(answer, namespace)
+    return run(exercise.check, namespace)

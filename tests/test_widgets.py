@@ -1,0 +1,22 @@
+"""Sliders redraw the figure that the chapter shows."""
+
+import torch
+
+from moe_tutorial import widgets
+
+
+def test_offset_slider_redraws_for_the_chosen_position():
+    asked = []
+
+    def panels_at(*places):
+        asked.append(places)
+        return {"rotated": {f"key at {place}": torch.tensor([1.0, place]) for place in places}}
+
+    box = widgets.offset_slider([0, 1], panels_at, last_position=9)
+    slider, picture = box.children
+    assert (slider.min, slider.max, slider.style.description_width) == (0, 9, "initial")
+    before = bytes(picture.value)
+    slider.value = 7
+    assert asked == [(0, 0), (0, 7)]
+    assert bytes(picture.value).startswith(b"\x89PNG")
+    assert bytes(picture.value) != before

@@ -1,0 +1,181 @@
+"""Plausible wrong answers of chapter 02, and what the check says about each."""
+
+WRONG = {
+    "ch02-exercise-1": [
+        (
+            """
+def symbols_by_count(text):
+    return sorted(set(text), key=text.count)
+""",
+            "the rarest comes first",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    return sorted(set(text))
+""",
+            "in code point order, as before",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    return sorted(sorted(set(text), reverse=True), key=text.count, reverse=True)
+""",
+            "ties are not",
+        ),
+        (
+            """
+from collections import Counter
+def symbols_by_count(text):
+    return Counter(text).most_common()
+""",
+            "without their counts",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    return sorted(text, key=lambda char: (-text.count(char), char))
+""",
+            "each once",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    return set(text)
+""",
+            "return a list, not a set",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    symbols = sorted(set(text), key=text.count)
+    symbols.reverse()
+""",
+            "it returns None; is there a return?",
+        ),
+    ],
+    "ch02-exercise-2": [
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    return lib.CharTokenizer(saved_symbols)
+""",
+            "passes, but 'f' is not in the saved vocabulary",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    if len(set(text)) > len(saved_symbols):
+        raise ValueError(f"unknown characters: {sorted(set(text) - set(saved_symbols))}")
+    return lib.CharTokenizer(saved_symbols)
+""",
+            "as many symbols as saved, but not the same ones",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    return lib.CharTokenizer(sorted(set(saved_symbols) | set(text)))
+""",
+            "has changed the saved vocabulary",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    if set(text) != set(saved_symbols):
+        raise ValueError("the vocabulary does not fit the text")
+    return lib.CharTokenizer(saved_symbols)
+""",
+            "it raised ValueError",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    for char in text:
+        if char not in saved_symbols:
+            raise KeyError(char)
+    return lib.CharTokenizer(saved_symbols)
+""",
+            "must raise a ValueError, not a KeyError",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    if not set(text) <= set(saved_symbols):
+        raise ValueError("something is unknown")
+    return lib.CharTokenizer(saved_symbols)
+""",
+            "must name the unknown character 'f'",
+        ),
+    ],
+    "ch02-exercise-3": [
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return torch.tensor([ord(char) for char in text], dtype=torch.long)
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids.tolist())
+""",
+            "ord gives code points",
+        ),
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return list(text.encode("utf-8"))
+    def decode(self, ids):
+        return bytes(ids.tolist()).decode("utf-8", errors="replace")
+""",
+            "must return a tensor with dtype torch.long",
+        ),
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return torch.tensor(list(text.encode("utf-8")))
+    def decode(self, ids):
+        return bytes(ids.tolist()).decode("utf-8", errors="replace")
+""",
+            "of an empty text must be torch.long too",
+        ),
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return torch.tensor(list(text.encode("utf-8")), dtype=torch.long)
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids.tolist())
+""",
+            "two bytes may make one",
+        ),
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return torch.tensor(list(text.encode("utf-8")), dtype=torch.long)
+    def decode(self, ids):
+        return bytes(ids.tolist()).decode("utf-8")
+""",
+            "use errors='replace'",
+        ),
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return torch.tensor(list(text.encode("utf-8")), dtype=torch.long)
+    def decode(self, ids): ...
+""",
+            "decode is not written yet",
+        ),
+        (
+            """
+class ByteTokenizer:
+    def encode(self, text):
+        return torch.tensor(list(text.encode("ascii", errors="replace")), dtype=torch.long)
+    def decode(self, ids):
+        return bytes(ids.tolist()).decode("ascii")
+""",
+            "has 10 bytes",
+        ),
+    ],
+}

@@ -1,0 +1,74 @@
+"""Plausible wrong answers to the exercises of chapter 04, and a part of what each check says."""
+
+SIGN_LOST = """
+def repaired_table(max_seq_len, head_dim):
+    angles = torch.outer(torch.arange(max_seq_len), rope_frequencies(head_dim))
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
+"""
+SIGN_MOVED = SIGN_LOST.replace("(sin, sin)", "(sin, -sin)")
+BOTH_INTERLEAVED = """
+def repaired_table(max_seq_len, head_dim):
+    angles = torch.outer(torch.arange(max_seq_len), rope_frequencies(head_dim))
+    cos, sin = angles.cos(), angles.sin()
+    both_cos = torch.stack((cos, cos), dim=-1).flatten(-2)
+    return both_cos, torch.stack((-sin, sin), dim=-1).flatten(-2)
+"""
+ONLY_SINES = SIGN_LOST.replace("return torch.cat((cos, cos), dim=-1)", "return cos")
+
+WRONG = {
+    "ch04-exercise-1": [
+        (
+            "def offset_score(q, k, offset, angle):\n    return q @ rotate_pair(k, offset * angle)",
+            "the wrong direction",
+        ),
+        (
+            "def offset_score(q, k, offset, angle):\n    return rotate_pair(q, angle) @ k",
+            "the angle is per position",
+        ),
+        (
+            "def offset_score(q, k, offset, angle):\n"
+            "    return rotate_pair(q, offset * angle) @ rotate_pair(k, offset * angle)",
+            "turn only one of the two",
+        ),
+        (
+            "def offset_score(q, k, offset, angle):\n    return rotate_pair(q, offset * angle) * k",
+            "one number, but it has shape (2,)",
+        ),
+        (
+            "def offset_score(q, k, offset, angle):\n    return rotate_pair(q, offset) @ k",
+            "offset 1, angle 0.3: ",
+        ),
+        (
+            "def offset_score(q, k, offset, angle):\n    rotate_pair(q, offset * angle) @ k",
+            "is there a return?",
+        ),
+    ],
+    "ch04-exercise-2": [
+        (
+            "def rotate_interleaved(x, cos, sin):\n    return apply_rope(x, cos, sin)",
+            "convert x first",
+        ),
+        (
+            "def rotate_interleaved(x, cos, sin):\n"
+            "    return apply_rope(to_half_split(x), cos, sin)",
+            "convert it back",
+        ),
+        (
+            "def rotate_interleaved(x, cos, sin):\n"
+            "    return to_half_split(apply_rope(to_interleaved(x), cos, sin))",
+            "wrong order",
+        ),
+        (
+            "def rotate_interleaved(x, cos, sin):\n"
+            "    return to_interleaved(apply_rope(x, to_half_split(cos), to_half_split(sin)))",
+            "the largest difference",
+        ),
+    ],
+    "ch04-exercise-3": [
+        (SIGN_LOST, "needs a minus"),
+        (SIGN_MOVED, "goes backward"),
+        (BOTH_INTERLEAVED, "both tables are interleaved now"),
+        (ONLY_SINES, "the table of cosines was right before"),
+    ],
+}

@@ -1,0 +1,66 @@
+"""Plausible wrong answers to the exercises of chapter 05, and a part of what each check says."""
+
+LIST = """
+def normalize_list(values, eps):
+    squares = [value**2 for value in values]
+    mean_square = sum(squares) / len(values)
+    return [value / {divisor} for value in values]
+"""
+LAYER = """
+def layer_norm(x, weight, bias, eps):
+    centered = x - {mean}
+    return {result}
+"""
+NORM = """
+def repaired_norm(x, eps):
+    return x * torch.rsqrt({mean_square} + eps)
+"""
+MEAN, RESULT = "x.mean(dim=-1, keepdim=True)", "normalize(centered, eps) * weight + bias"
+
+WRONG = {
+    "ch05-exercise-1": [
+        (LIST.format(divisor="(sum(squares) + eps) ** 0.5"), "the mean of the squares"),
+        (LIST.format(divisor="(mean_square + eps)"), "take its root"),
+        (LIST.format(divisor="(mean_square**0.5 + eps)"), "outside of the root"),
+        (LIST.format(divisor="mean_square**0.5"), "eps is not used"),
+        (LIST.format(divisor="mean_square**0.5 + eps"), "it adds eps after the division"),
+        (LIST.format(divisor="(sum(values) / len(values) + eps)"), "it divides by the mean"),
+        ("def normalize_list(values, eps):\n    return values / 2", "it raised TypeError"),
+        ("def normalize_list(values, eps):\n    return 1.0", "instead of a list of 2"),
+    ],
+    "ch05-exercise-2": [
+        (LAYER.format(mean="0", result=RESULT), "the mean is not subtracted"),
+        (LAYER.format(mean="x.mean()", result=RESULT), "take one per vector"),
+        (LAYER.format(mean="x.mean(dim=-1)", result=RESULT), "it raised RuntimeError"),
+        (LAYER.format(mean=MEAN, result="normalize(centered, eps) * weight"), "bias is missing"),
+        (LAYER.format(mean=MEAN, result="normalize(centered, eps) + bias"), "weight is missing"),
+        (
+            LAYER.format(
+                mean=MEAN,
+                result="centered / (x.var(dim=-1, keepdim=True) + eps).sqrt() * weight + bias",
+            ),
+            "divides by D - 1",
+        ),
+        (LAYER.format(mean=MEAN, result="normalize(x, eps) * weight + bias"), "not subtracted"),
+        (
+            LAYER.format(mean=MEAN, result="normalize(centered) * weight + bias"),
+            "eps is not passed on",
+        ),
+    ],
+    "ch05-exercise-3": [
+        (
+            NORM.format(mean_square="x.square().mean(dim=0, keepdim=True)"),
+            "the sequences of a batch influence each other",
+        ),
+        (
+            NORM.format(mean_square="x.square().mean(dim=(1, 2), keepdim=True)"),
+            "one mean for a whole sequence",
+        ),
+        (NORM.format(mean_square="x.square().mean()"), "one mean for the whole batch"),
+        (NORM.format(mean_square="x.square().mean(dim=-1)"), "it raised RuntimeError"),
+        (
+            NORM.format(mean_square="x.square().sum(dim=-1, keepdim=True)"),
+            "take the mean of the squares",
+        ),
+    ],
+}
