@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_tutorial.attention import CausalSelfAttention, KVCache
 from moe_tutorial.rope import apply_rope, rope_table, to_half_split, to_interleaved
 
 Comparable = Tensor | float | Sequence[float] | Sequence[Tensor]
@@ -175,7 +176,7 @@ def _compare(answer: Tensor, expected: Tensor, mistakes: Mapping[str, Tensor]) -
 
 @_check
 def check_add_one_loss(answer: Callable[[str, str], float]) -> str:
-    train, validation = "abracadabra", "bard!"
+    train, validation = "abracadabra", "barbed!"
     loss = float(_call(answer, train, validation))
     n, seen, both = len(train), len(set(train)), len(set(train + validation))
     counts = [train.count(char) for char in validation]
@@ -197,7 +198,10 @@ def check_add_one_loss(answer: Callable[[str, str], float]) -> str:
     if _close(loss, -right):
         raise NotYet("the sign is wrong: ln p is negative, the loss is -ln p")
     if not _close(loss, right):
-        raise NotYet(f"for train {train!r}, validation {validation!r} it is not {right:.4f}")
+        raise NotYet(
+            f"for train {train!r} and validation {validation!r} it should be {right:.4f}, "
+            f"yours is {loss:.4f}"
+        )
     return f"{right:.4f} nats per character, with a character that training never showed"
 
 
@@ -281,7 +285,7 @@ def check_symbols_by_count(answer: object) -> str:
 @_check
 def check_load_tokenizer(answer: object) -> str:
     """Exercise 2.2: load_tokenizer(saved_symbols, text), which must not change the vocabulary."""
-    saved = list("abcde")
+    saved = list("badce")  # in no order, as a saved vocabulary may be
     symbols = list(_call(answer, list(saved), "deed").int_to_char)
     if symbols != saved:
         raise StillBuggy(
@@ -368,7 +372,7 @@ def check_count_pairs(answer: object) -> str:
         if count == len(range(0, num_ids - seq_len - 1, step)):
             raise NotYet(f"{case}: you leave out the last window; start {starts[-1]} fits")
         raise NotYet(f"{case}: {len(starts)} pairs fit, yours: {count!r}")
-    return "five cases, the last with a remainder"
+    return "five cases, also where the step leaves a remainder"
 
 
 @_check
@@ -443,7 +447,9 @@ def check_offset_score(answer: Callable) -> str:
         if _close(score, expected(offset * angle), 1e-5):
             continue
         if _close(score, expected(-offset * angle), 1e-5):
-            raise NotYet("the wrong direction: turn the query by offset * angle, not the key")
+            raise NotYet(
+                "the wrong direction: turn the query by offset * angle, or the key by its negative"
+            )
         if _close(score, q @ k, 1e-5):
             raise NotYet("it does not change with the offset: turn only one of the two")
         if _close(score, expected(angle), 1e-5):
@@ -467,6 +473,9 @@ def check_rotate_interleaved(answer: Callable) -> str:
         "the result is still in the half-split layout; convert it back": to_half_split(expected),
         "the two conversions are in the wrong order": to_half_split(
             apply_rope(to_interleaved(x), *table)
+        ),
+        "the tables were permuted; leave them and permute x": apply_rope(
+            x, *(to_interleaved(part) for part in table)
         ),
         "nothing is rotated": x,
     }
@@ -513,6 +522,7 @@ def check_normalize_list(answer: Callable) -> str:
             "it divides by the length; take the mean of the squares, not their sum": x
             / (x.square().sum() + eps).sqrt(),
             "it divides by the mean square; take its root": x / (mean_square + eps),
+            "it multiplies by the root; divide by it": x * (mean_square + eps).sqrt(),
             "eps is not used": x / mean_square.sqrt(),
             "eps is outside of the root; add it to the mean square": x / (mean_square.sqrt() + eps),
             "it subtracts the mean, as LayerNorm does": (x - x.mean())
@@ -538,6 +548,9 @@ def check_layer_norm(answer: Callable) -> str:
         "the mean is not subtracted": _rms_normalize(x, eps) * weight + bias,
         "the bias is missing": expected - bias,
         "the weight is missing": _rms_normalize(centered, eps) + bias,
+        "weight and bias are applied before the division; apply them at the end": _rms_normalize(
+            centered * weight + bias, eps
+        ),
         "the mean is that of all numbers; take one per vector": _rms_normalize(x - x.mean(), eps)
         * weight + bias,
         "eps is not passed on; use the eps of the call": _rms_normalize(centered, 1e-5) * weight
@@ -576,3 +589,223 @@ def check_repaired_norm(answer: Callable) -> str:
 
 def _rms_normalize(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+
+
+# --- Chapter 06 ---
+
+
+@_check
+def check_window_mask(answer: Callable) -> str:
+    """Exercise 6.1: window_mask(num_positions, width), a causal mask with a short memory."""
+    for size, width in ((6, 3), (5, 1), (4, 9)):
+        mask = torch.as_tensor(_call(answer, size, width))
+        if mask.dtype != torch.bool:
+            raise NotYet(f"a mask holds True and False, but this one is {mask.dtype}")
+        t, s = torch.arange(size)[:, None], torch.arange(size)
+        expected = (s <= t) & (s > t - width)
+        mistakes = {
+            "it is the causal mask: nothing is too long ago": s <= t,
+            "position t sees the future": (s > t - width) & (s >= 0),
+            "the window reaches into the future as well": (t - s).abs() < width,
+            "one position too many: width counts position t itself": (s <= t) & (s >= t - width),
+            "one position too few: width counts position t itself": (s <= t) & (s > t - width + 1),
+            "position t does not see itself": (s < t) & (s >= t - width),
+            "position t does not see itself, and one position is missing": (s < t)
+            & (s > t - width),
+            "True and False are swapped: True means that it is seen": ~expected,
+            "rows and columns are swapped: a row is a query": expected.T,
+        }
+        _compare(mask.int(), expected.int(), {name: m.int() for name, m in mistakes.items()})
+    return "position t sees the last `width` positions, itself included"
+
+
+@_check
+def check_repaired_scores(answer: Callable) -> str:
+    """Exercise 6.2: repaired_scores(q, k, num_heads), find the bug."""
+    generator = torch.Generator().manual_seed(0)
+    for num_heads in (4, 2):
+        q, k = torch.randn(2, 2, 32, 64, generator=generator)
+        result = torch.as_tensor(_call(answer, q, k, num_heads))
+        split = [x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k)]
+        plain = split[0] @ split[1].transpose(-2, -1)  # (B, H, T, T)
+        head_dim = 64 // num_heads
+        if _close(result, plain * 64**-0.5, 1e-5):
+            raise StillBuggy(
+                f"in {num_heads} heads, standard normal q and k give scores of variance "
+                f"{result.var():.2f} instead of 1"
+            )
+        mistakes = {
+            "the scores are not scaled at all": plain,
+            "it multiplies by the root of Dh; divide by it": plain * head_dim**0.5,
+            "it divides by Dh; divide by its root": plain / head_dim,
+            "it divides by the root of the number of heads": plain * num_heads**-0.5,
+            "it divides by the root of T; take the last axis": plain * 32**-0.5,
+        }
+        _compare(result, plain * head_dim**-0.5, mistakes)
+    return "the scores have variance 1 in 4 heads and in 2"
+
+
+@_check
+def check_run_in_pieces(answer: Callable) -> str:
+    """Exercise 6.3: run_in_pieces(attention, x, cos, sin, lengths) with one cache."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        attention, x = CausalSelfAttention(dim=12, num_heads=3), torch.randn(2, 7, 12)
+        cos, sin = rope_table(7, 4)
+        expected = attention(x, cos, sin)
+        rows: list[int] = []
+        attention.qkv.register_forward_hook(lambda module, args, y: rows.append(y.shape[1]))
+        for lengths in ([3, 1, 3], [1] * 7, [7]):
+            rows.clear()
+            result = _call(answer, attention, x, cos, sin, lengths)
+            computed = list(rows)
+            if not isinstance(result, Tensor):
+                raise NotYet("join the outputs of the pieces to one tensor, with torch.cat")
+            if lengths[-1] < 7 and _close(result, expected[:, -lengths[-1] :], 1e-5):
+                raise NotYet("this is the output of the last piece only; join all of them")
+            mistakes = {
+                "every piece is rotated as if it began at position 0": _in_pieces(
+                    attention, x, cos, sin, lengths, one_cache=True
+                ),
+                "the pieces do not see the earlier ones: use one cache for all of them": _in_pieces(
+                    attention, x, cos, sin, lengths, one_cache=False
+                ),
+            }
+            _compare(result, expected, mistakes)
+            if sum(computed) != 7:
+                raise NotYet(
+                    f"the output is right, but it took {sum(computed)} rows for 7 positions"
+                )
+            if computed != lengths:
+                raise NotYet(f"the output is right, but the pieces are {computed}, not {lengths}")
+    return "7 positions in 3 pieces, in 7 and in 1, and every row was computed once"
+
+
+def _in_pieces(
+    attention: CausalSelfAttention,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    lengths: Sequence[int],
+    *,
+    one_cache: bool,
+) -> Tensor:
+    """What run_in_pieces gives if every piece is rotated as if it began at position 0.
+
+    With a new cache for every piece the true positions give the same: only offsets count.
+    """
+    sizes = {"num_heads": attention.num_heads, "head_dim": attention.head_dim}
+    cache = KVCache(batch_size=len(x), max_seq_len=x.shape[1], **sizes)
+    outputs = []
+    for piece in x.split(lengths, dim=1):
+        here = slice(piece.shape[1])
+        outputs.append(attention(piece, cos[here], sin[here], cache if one_cache else None))
+    return torch.cat(outputs, dim=1)
+
+
+# --- Chapter 07 ---
+
+
+@_check
+def check_mix(answer: Callable) -> str:
+    """Exercise 7.1: mix(logits, outputs, top_k), the output of a mixture for one token."""
+    logits = torch.tensor([0.5, 2.0, -1.0, 1.0, 1.5])
+    outputs = torch.tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 5.0], [-3.0, 1.0], [4.0, -2.0]])
+    for top_k in (2, 3, 1):
+        result = torch.as_tensor(_call(answer, logits.clone(), outputs.clone(), top_k))
+        chosen, experts = logits.topk(top_k)
+        expected = chosen.softmax(-1) @ outputs[experts]
+        mistakes = {
+            "all experts take part; choose top_k of them first": logits.softmax(-1) @ outputs,
+            "the weights do not add up to 1: softmax over the chosen logits, not over all": (
+                logits.softmax(-1)[experts] @ outputs[experts]
+            ),
+            "these are sigmoid weights; use the softmax over the chosen": chosen.sigmoid()
+            @ outputs[experts],
+            "the first experts are taken, not the chosen ones": chosen.softmax(-1)
+            @ outputs[:top_k],
+            "the logits themselves are the weights; take their softmax": chosen @ outputs[experts],
+            "the chosen outputs are added without weights": outputs[experts].sum(dim=0),
+            "the chosen outputs are averaged without weights": outputs[experts].mean(dim=0),
+        }
+        _compare(result, expected, mistakes)
+    return "the weighted sum for top_k = 2, 3 and 1"
+
+
+@_check
+def check_biased_routing(answer: Callable) -> str:
+    """Exercise 7.2: biased_routing(logits, bias, top_k) -> weights, experts."""
+    logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    bias = torch.tensor([2.0, 0.0, -2.0, 0.5, 0.0])
+    result = _call(answer, logits.clone(), bias.clone(), 2)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise NotYet("return two tensors: weights, experts")
+    weights, experts = result
+    if weights.shape != (9, 2) or experts.shape != (9, 2):
+        raise NotYet(f"both must be (9, 2): {tuple(weights.shape)} and {tuple(experts.shape)}")
+    if experts.is_floating_point():
+        raise NotYet("experts are indices; the order of the results is weights, experts")
+
+    def chosen_by(scores: Tensor) -> Tensor:
+        return scores.topk(2, dim=-1).indices.sort(dim=-1).values
+
+    ours = experts.sort(dim=-1).values
+    if torch.equal(ours, chosen_by(logits)):
+        raise NotYet("the bias does not change which experts are chosen")
+    if torch.equal(ours, chosen_by(logits - bias)):
+        raise NotYet("the bias is subtracted; a positive bias must attract tokens")
+    if not torch.equal(ours, chosen_by(logits + bias)):
+        raise NotYet("the chosen are not the two largest of logits + bias in each row")
+    picked = logits.gather(1, experts)
+    mistakes = {
+        "the bias leaks into the weights; take the weights from the logits alone": (
+            (logits + bias).gather(1, experts).softmax(-1)
+        ),
+        "the weights are the bare logits; take their softmax": picked,
+        "the softmax goes over all experts; take it over the chosen": logits.softmax(-1).gather(
+            1, experts
+        ),
+        "the softmax goes over the tokens; take it over the chosen, dim=-1": picked.softmax(0),
+        "these are the best logits, not those of the chosen experts": logits.topk(
+            2, dim=-1
+        ).values.softmax(-1),
+    }
+    _compare(weights, picked.softmax(-1), mistakes)
+    return "the bias decides who is chosen, and no weight knows it"
+
+
+@_check
+def check_repaired_loss(answer: Callable) -> str:
+    """Exercise 7.3: repaired_loss(logits, top_k), find the bug."""
+    logits = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    logits[:, 3] -= 9  # never chosen
+    inputs = logits.clone().requires_grad_()
+    loss = _call(answer, inputs, 2)
+    if not isinstance(loss, Tensor) or loss.shape:
+        raise NotYet("the loss is one number, a tensor without axes")
+    if not loss.requires_grad:
+        raise NotYet("the loss has no gradient; the probabilities must keep theirs")
+    (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+    if gradient is None:
+        raise NotYet("no gradient reaches the logits")
+    chosen, experts = logits.topk(2, dim=-1)
+    load = experts.flatten().bincount(minlength=5) / experts.numel()
+    mean = logits.softmax(-1).mean(dim=0)
+    renormalized = torch.zeros_like(logits).scatter(1, experts, chosen.softmax(-1))
+    if _close(loss, 5 * (load * renormalized.mean(dim=0)).sum(), 1e-5):
+        raise StillBuggy("expert 3 is never chosen, and its gradient is exactly 0")
+    mistakes = {
+        "these are sigmoids; take the softmax over all experts": 5
+        * (load * logits.sigmoid().mean(dim=0)).sum(),
+        "the softmax goes over the tokens; take it over the experts, dim=-1": 5
+        * (load * logits.softmax(0).mean(dim=0)).sum(),
+        "the chosen are all that is left: the others' probabilities are set to 0": 5
+        * (load * (logits.softmax(-1) * (renormalized > 0)).mean(dim=0)).sum(),
+        "the load is replaced as well; it stays the share of assignments": 5 * (mean * mean).sum(),
+        "the scale has changed: the factor is the number of experts": (load * mean).sum(),
+        "the load adds up to top_k now; balanced should stay 1": 10 * (load * mean).sum(),
+    }
+    _compare(loss, 5 * (load * mean).sum(), mistakes)
+    if not gradient[:, 3].any():
+        raise NotYet("the value is right, but expert 3 still has no gradient")
+    return f"{loss.item():.4f}, and the expert that is never chosen gets a gradient"

@@ -23,6 +23,8 @@ CHAPTERS = {
     "03_batching": ("batching",),
     "04_rope": ("rope",),
     "05_rmsnorm": ("rmsnorm",),
+    "06_attention": ("attention",),
+    "07_moe": ("moe",),
 }
 PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 MACHINERY = {"exercise", "check", "solution"}

@@ -95,9 +95,9 @@ def test_a_second_training_moves_the_first_aside(here, capsys):
 
 
 def test_the_documents_configuration_trains_unchanged(here, capsys):
-    """With its own 20 million parameters; on the passage for two steps, to save time."""
+    """With its own 20 million parameters; on the passage for one step, to save time."""
     (here / "config.hocon").write_text(ORIGINAL)
-    limits = ["training.dataset=passage", "training.max_steps=2"]
+    limits = ["training.dataset=passage", "training.max_steps=1"]
     assert main(["train", "--set", *limits]) == 0
     assert main(["generate", "--max-new-tokens", "3"]) == 0  # model_path is not there: output_dir
 
@@ -172,7 +172,7 @@ def test_interactive_session_is_that_of_the_documents(command, trained_folder):
     assert result.returncode == 0, result.stderr
     out = result.stdout
     questions = ["Starting interactive inference session. Type 'exit' to quit.", "Prompt: ",
-                 "Max new tokens (default 400): ", "Temperature (default 0.7): ",
+                 "Max new tokens (default 400): ", "Temperature (default 0.6): ",
                  "Top-k (default None): ", "Top-p (default None): ", "Generating...",
                  "=== Generated Text ===\nThe dog", "=== New Completion ===\n"]  # fmt: skip
     positions = [out.index(question) for question in questions]

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT
 
-from moe_tutorial.config import ModelConfig
+from moe_tutorial.config import ModelConfig, load_config
 from moe_tutorial.model import MoELanguageModel, count_parameters
 from moe_tutorial.training import next_character_loss
 
@@ -96,6 +97,13 @@ def test_parameters_counted_by_hand(tiny_model):
         rest + layers * e * expert,
         rest + layers * k * expert,
     )
+
+
+def test_chapter_07_counts_the_default_configuration():
+    config = load_config(ROOT / "config.hocon").model
+    count = count_parameters(MoELanguageModel(config, vocab_size=61))
+    chapter = (ROOT / "notebooks" / "07_moe.ipynb").read_text(encoding="utf-8")
+    assert f"total {count.total}, active {count.active}," in chapter
 
 
 def test_shared_expert_is_always_active():

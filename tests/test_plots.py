@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -186,3 +188,74 @@ def test_norms_are_bars_with_their_mean():
     assert left.lines[1].get_ydata()[0] == 2
     assert right.get_legend_handles_labels()[1] == ["mean 0.00"]
     assert left.get_ylim() == right.get_ylim()
+
+
+# --- Chapter 06 ---
+
+
+def test_largest_weights_are_curves_above_equal_weights():
+    curves = {"unscaled": [0.4, 0.9], "scaled": [0.2, 0.2]}
+    axes = plots.largest_weight_figure([4, 64], curves, num_keys=16).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[0.4, 0.9], [0.2, 0.2]]
+    assert set(axes.lines[2].get_ydata()) == {1 / 16}
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["4", "64"]
+    assert len({line.get_linestyle() for line in axes.lines[:2]}) == 2
+
+
+def test_attention_maps_leave_hidden_positions_blank():
+    open_, masked = torch.tensor([[0.5, 0.5], [0.2, 0.8]]), torch.tensor([[1.0, 0], [0, 1]])
+    figure = plots.attention_figure({"open": open_, "masked": masked}, "a ")
+    left, right = (axes.images[0] for axes in figure.axes[:2])
+    assert torch.equal(torch.as_tensor(left.get_array().filled(-1)), open_)
+    assert right.get_array().filled(-1).tolist() == [[1, -1], [0, 1]]
+    assert left.get_clim() == right.get_clim() == (0, 1)
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["open", "masked"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "␣"]
+    assert figure.axes[2].get_ylabel() == "weight"
+
+
+# --- Chapter 07 ---
+
+
+def test_routing_bars_tell_chosen_experts_from_the_others():
+    axes = plots.routing_figure(torch.tensor([0.1, 0.6, 0.3]), [1, 2], "dog").axes[0]
+    chosen, others = axes.containers
+    assert [bar.get_height() for bar in chosen] == pytest.approx([0.6, 0.3])
+    assert [round(bar.get_x() + bar.get_width() / 2) for bar in chosen] == [1, 2]
+    assert [bar.get_height() for bar in others] == pytest.approx([0.1])
+    assert (chosen.get_label(), others.get_label()) == ("chosen", "not chosen")
+    assert [bool(bars[0].get_hatch()) for bars in (chosen, others)] == [True, False]
+    assert sorted(t.get_text() for t in axes.texts) == ["0.10", "0.30", "0.60"]
+
+
+def test_load_panels_show_shares_and_the_even_share():
+    loads = {"even": torch.full((4,), 0.25), "all to one": torch.tensor([1.0, 0, 0, 0])}
+    left, right = plots.load_figure(loads).axes
+    assert [axes.get_title() for axes in (left, right)] == list(loads)
+    assert [bar.get_height() for bar in right.patches] == [1, 0, 0, 0]
+    assert left.lines[0].get_ydata()[0] == 0.25
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_costs_are_two_panels_of_one_bar_per_network():
+    left, right = plots.cost_figure({"mixture": (10, 40), "dense": (1000, 2000)}).axes
+    assert [bar.get_width() for bar in left.patches] == [10, 1000]
+    assert [bar.get_width() for bar in right.patches] == [40, 2000]
+    assert [t.get_text().strip() for t in right.texts] == ["40", "2,000"]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["mixture", "dense"]
+    assert left.get_xlabel() == "multiplications per token"
+
+
+def test_expert_html_is_escaped_and_has_a_tooltip_per_character():
+    text, probs = '<"\n', torch.tensor([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]])
+    page = plots.expert_html(text, [1, 0, 0], probs)
+    tips = re.findall(r'title="([^"]*)"', page)
+    assert tips == ["&lt; expert 1, 75%", "&quot; expert 0, 50%", "↵ expert 0, 100%"]
+    shown = re.findall(r'title="[^"]*">(.*?)</span>', page)
+    assert shown == ["&lt;", "&quot;", "↵<br>"]
+    colors = re.findall(r"background:(#\w+)", page)
+    assert colors == [plots.EXPERT_COLORS[e] for e in (1, 0, 0, 0, 1)]  # the last two: the legend
+
+
+def test_expert_colors_differ():
+    assert len(set(plots.EXPERT_COLORS)) == 8

@@ -49,7 +49,13 @@ WRONG = {
         (ADD_ONE.format(total=ALL, outer=MEAN.replace("math.log(", "math.log2(")), "in bits"),
         (ADD_ONE.format(total=ALL, outer=MEAN[1:]), "the sign is wrong"),
         (ADD_ONE.format(total=ALL, outer="math.inf"), "the loss is infinite"),
-        (ADD_ONE.format(total=f"2 * ({ALL})", outer=MEAN), "it is not"),
+        (ADD_ONE.format(total=f"2 * ({ALL})", outer=MEAN), "it should be"),
+        (
+            "def add_one_loss(train, validation):\n"
+            "    total = len(train) + len(set(train + validation))\n"
+            "    return mean_loss([(train.count(c) + 1) / total for c in set(validation)])",
+            "it should be",
+        ),
         ("def add_one_loss(train, validation):\n    len(train)", "is there a return"),
     ],
     "ch01-exercise-2": [

@@ -58,6 +58,14 @@ def symbols_by_count(text):
         (
             """
 def load_tokenizer(saved_symbols, text):
+    lib.CharTokenizer(saved_symbols).encode(text)
+    return lib.CharTokenizer(sorted(saved_symbols))
+""",
+            "the file says 'd' is 2, the loaded tokenizer says 3",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
     return lib.CharTokenizer(saved_symbols)
 """,
             "passes, but 'f' is not in the saved vocabulary",
@@ -76,7 +84,7 @@ def load_tokenizer(saved_symbols, text):
 def load_tokenizer(saved_symbols, text):
     return lib.CharTokenizer(sorted(set(saved_symbols) | set(text)))
 """,
-            "has changed the saved vocabulary",
+            "must not change the saved vocabulary",
         ),
         (
             """

@@ -46,6 +46,11 @@ WRONG = {
     ],
     "ch04-exercise-2": [
         (
+            "def rotate_interleaved(x, cos, sin):\n"
+            "    return apply_rope(x, to_interleaved(cos), to_interleaved(sin))",
+            "the tables were permuted",
+        ),
+        (
             "def rotate_interleaved(x, cos, sin):\n    return apply_rope(x, cos, sin)",
             "convert x first",
         ),

@@ -19,6 +19,12 @@ MEAN, RESULT = "x.mean(dim=-1, keepdim=True)", "normalize(centered, eps) * weigh
 
 WRONG = {
     "ch05-exercise-1": [
+        (
+            "def normalize_list(values, eps):\n"
+            "    root = (sum(v * v for v in values) / len(values) + eps) ** 0.5\n"
+            "    return [v * root for v in values]",
+            "it multiplies by the root",
+        ),
         (LIST.format(divisor="(sum(squares) + eps) ** 0.5"), "the mean of the squares"),
         (LIST.format(divisor="(mean_square + eps)"), "take its root"),
         (LIST.format(divisor="(mean_square**0.5 + eps)"), "outside of the root"),
