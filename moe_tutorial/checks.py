@@ -605,6 +605,9 @@ def check_window_mask(answer: Callable) -> str:
         expected = (s <= t) & (s > t - width)
         mistakes = {
             "it is the causal mask: nothing is too long ago": s <= t,
+            "nothing is visible: triu(i) with i > 0 begins right of the diagonal": torch.zeros_like(
+                expected
+            ),
             "position t sees the future": (s > t - width) & (s >= 0),
             "the window reaches into the future as well": (t - s).abs() < width,
             "one position too many: width counts position t itself": (s <= t) & (s >= t - width),

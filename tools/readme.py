@@ -43,6 +43,7 @@ def main() -> None:
             return f"```console\n$ {match['command']}\n{output}```\n"
 
         readme.write_text(BLOCK.sub(refresh, readme.read_text(encoding="utf-8")), encoding="utf-8")
+        (ROOT / "docs").mkdir(exist_ok=True)
         shutil.copy(folder / "model" / "history.png", ROOT / "docs" / "history.png")
 
 

@@ -28,6 +28,10 @@ BOTH = "attention(x[:, here], cos[:length], sin[:length])"
 
 WRONG = {
     "ch06-exercise-1": [
+        (
+            MASK.format(mask="causal_mask(num_positions, num_positions).triu(width - 1)"),
+            "nothing is visible",
+        ),
         (MASK.format(mask="causal_mask(num_positions, num_positions)"), "nothing is too long ago"),
         (
             MASK.format(mask="causal_mask(num_positions, num_positions).triu(-width)"),
