@@ -16,7 +16,7 @@ train: $(INSTALLED)  ## train on the built-in fables (about two minutes on two c
 	$(PY) -m moe_tutorial train $(ARGS)
 
 test: lint  ## run the linter, the tests and the notebooks
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(PY) -m nbstripout --verify $(NBSTRIPOUT) notebooks/*.ipynb
