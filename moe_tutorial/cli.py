@@ -107,7 +107,10 @@ def train_command(args: argparse.Namespace) -> int:
                 if interrupt.signal is not None:
                     save_checkpoint(run.folder, run.state)
                     print(f"stopped and saved after step {run.state.step}; to continue:")
-                    print(f"  {COMMAND} train --resume --set paths.output_dir={folder}")
+                    config_flag = f" --config {shlex.quote(args.config)}" if args.config else ""
+                    print(
+                        f"  {COMMAND} train --resume{config_flag} --set paths.output_dir={folder}"
+                    )
                     return 128 + interrupt.signal
         print(finish(run))
     print(f"saved in {folder}, with its history drawn in history.png; a sample of it:\n")

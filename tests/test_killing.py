@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -112,9 +113,15 @@ def test_kill_9_inside_a_save_then_resume_gives_the_same_losses(folder, uninterr
     assert losses(folder) == uninterrupted
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_sigterm_save_and_say_how_to_resume(folder, uninterrupted, number, code):
-    process = start(folder, "--set", *RUN)
+@pytest.mark.parametrize(
+    ("number", "code", "config"),
+    [(signal.SIGINT, 130, "config.hocon"), (signal.SIGTERM, 143, "my own.hocon")],
+)
+def test_ctrl_c_and_sigterm_save_and_say_how_to_resume(folder, uninterrupted, number, code, config):
+    (folder / "config.hocon").rename(folder / config)
+    process = start(
+        folder, *([] if config == "config.hocon" else ["--config", config]), "--set", *RUN
+    )
     wait_for(process, lambda: steps_done(folder) >= 7)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -122,7 +129,7 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_resume(folder, uninterrupted, nu
     assert err == ""
     saved = int(re.search(r"stopped and saved after step (\d+); to continue:", out)[1])
     assert f"step-{saved:06d}\n" == (folder / "model" / "checkpoints" / "latest").read_text()
-    said = out.splitlines()[-1].split()
+    said = shlex.split(out.splitlines()[-1])
     assert said[:3] == ["python", "-m", "moe_tutorial"]
     assert main(said[3:]) == 0
     assert losses(folder) == uninterrupted
