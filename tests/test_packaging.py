@@ -16,6 +16,8 @@ READING_ORDER = (
     "checks", "run", "progress", "generation", "cli",
     "__main__",
 )  # fmt: skip
+LIBRARY = ROOT / "moe_tutorial"
+FILES = sorted(LIBRARY.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -33,6 +35,12 @@ def test_every_pin_is_exact_and_inside_the_range_of_pyproject():
     for requirement in ranges:
         assert requirement.specifier.contains(pins()[requirement.name]), requirement
         assert {s.operator for s in requirement.specifier} == {">=", "<"}, requirement
+
+
+def test_every_package_is_installed():
+    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in FILES}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(project["tool"]["setuptools"]["packages"]) == packages
 
 
 def test_requirements_end_with_this_repository():
@@ -54,20 +62,23 @@ def test_the_pins_are_what_is_installed():
 
 
 def test_every_module_has_its_place_in_the_reading_order():
-    modules = {path.stem for path in (ROOT / "moe_tutorial").glob("*.py")}
+    modules = {path.relative_to(LIBRARY).parts[0].removesuffix(".py") for path in FILES}
     assert modules == set(READING_ORDER)
 
 
 @pytest.mark.parametrize("module", READING_ORDER)
 def test_a_module_imports_only_modules_above_it(module):
-    tree = ast.parse((ROOT / "moe_tutorial" / f"{module}.py").read_text(encoding="utf-8"))
     above = READING_ORDER[: READING_ORDER.index(module)]
-    for node in ast.walk(tree):
+    files = [
+        path for path in FILES if path.relative_to(LIBRARY).parts[0] in (module, f"{module}.py")
+    ]
+    inside = [module] if len(files) > 1 else []  # the parts of a package know one another
+    for node in [node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))]:
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
             if name.startswith("moe_tutorial."):
-                assert name.split(".")[1] in above, f"{module} imports {name}"
+                assert name.split(".")[1] in [*above, *inside], f"{module} imports {name}"
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -84,7 +95,7 @@ def test_what_the_command_line_needs_imports_no_optional_or_slow_part(module):
 
 
 def test_nothing_on_the_way_of_a_checkpoint_can_execute_code():
-    for path in (ROOT / "moe_tutorial").glob("*.py"):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(node, "attr", getattr(node, "id", getattr(node, "name", None)))
             called = isinstance(node, ast.Call) and getattr(node.func, "id", None)

@@ -1,0 +1,22 @@
+"""The learner's self-checks: compare with the library, show its source, judge an exercise.
+
+A check prints one line and never raises for a wrong answer: "not attempted yet", "not yet: ..." or
+"the bug is still there: ..." with the likely mistake, or "correct: ..." with what was verified.
+"""
+
+from moe_tutorial.checks.base import same, show_source
+from moe_tutorial.checks.ch01 import check_add_one_loss, check_smooth_pairs, check_split_windows
+from moe_tutorial.checks.ch02 import (
+    check_byte_tokenizer,
+    check_load_tokenizer,
+    check_symbols_by_count,
+)
+from moe_tutorial.checks.ch03 import check_count_pairs, check_draw, check_strided_evaluation
+from moe_tutorial.checks.ch04 import (
+    check_offset_score,
+    check_repaired_table,
+    check_rotate_interleaved,
+)
+from moe_tutorial.checks.ch05 import check_layer_norm, check_normalize_list, check_repaired_norm
+from moe_tutorial.checks.ch06 import check_repaired_scores, check_run_in_pieces, check_window_mask
+from moe_tutorial.checks.ch07 import check_biased_routing, check_mix, check_repaired_loss
