@@ -6,20 +6,24 @@ INSTALLED := $(VENV)/installed
 NBSTRIPOUT := --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
-.PHONY: help train test lint lab notebooks student clean readme
+.PHONY: help train test test-browser lint lab notebooks student clean readme
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 train: $(INSTALLED)  ## train on the built-in fables (about two minutes on two cores), then print a sample
 	$(PY) -m moe_tutorial train $(ARGS)
 
 test: lint  ## run the linter, the tests and the notebooks
-	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
-	OMP_NUM_THREADS=1 $(PY) -m pytest --nbval --nbval-current-env \
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(PY) -m nbstripout --verify $(NBSTRIPOUT) notebooks/*.ipynb
+
+test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (installs Debian's chromium)
+	sh tools/chromium.sh
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
 
 lint: $(INSTALLED)  ## check the style of the code
 	$(PY) -m ruff check .
@@ -34,7 +38,8 @@ notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
 student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
 	$(PY) tools/notebooks.py --student build/student
 
-readme: $(INSTALLED)  ## run the README's commands and refresh their output and the picture
+readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
+	sh tools/chromium.sh
 	$(PY) tools/readme.py
 
 clean:  ## remove .venv and caches; trained models stay

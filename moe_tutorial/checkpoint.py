@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -90,8 +91,13 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """
     checkpoint = _pointed(folder, "latest")
     counters = _verified_counters(folder, checkpoint)
-    _load_weights(state.model, checkpoint / "model.safetensors")
     tensors = _read_tensors(checkpoint / "training_state.safetensors")
+    if counters["step"] == 0:
+        raise CheckpointError(
+            f"{folder} was imported and has no training state to resume; generate with it, or "
+            f"train a new model in another paths.output_dir"
+        )
+    _load_weights(state.model, checkpoint / "model.safetensors")
     moments = {}
     for i, (name, parameter) in enumerate(_optimized(state)):
         moments[i] = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -137,6 +143,24 @@ def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
     model = MoELanguageModel(config.model, tokenizer.vocab_size)
     _load_weights(model, checkpoint / "model.safetensors")
     return TrainedModel(model.eval(), tokenizer, config)
+
+
+def read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a file, after comparing their names and shapes with the wanted ones.
+
+    Raises: CheckpointError naming the file and the first tensor that differs.
+    """
+    tensors = _read_tensors(path)
+    for name in sorted(tensors.keys() ^ wanted.keys()):
+        fault = "is missing" if name in wanted else "belongs to another architecture"
+        raise CheckpointError(f"{path}: tensor {name} {fault}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {tuple(tensor.shape)}, but configuration and vocabulary "
+                f"ask for {tuple(wanted[name].shape)}"
+            )
+    return tensors
 
 
 COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_step")
@@ -215,17 +239,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_weights(model: MoELanguageModel, path: Path) -> None:
-    tensors, wanted = _read_tensors(path), model.state_dict()
-    for name in sorted(tensors.keys() ^ wanted.keys()):
-        fault = "is missing" if name in wanted else "belongs to another architecture"
-        raise CheckpointError(f"{path}: tensor {name} {fault}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: tensor {name} is {tuple(tensor.shape)}, but config.hocon and vocab.txt "
-                f"ask for {tuple(wanted[name].shape)}"
-            )
-    model.load_state_dict(tensors)
+    model.load_state_dict(read_weights(path, model.state_dict()))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The command line: train a model, and generate text with it."""
+"""The command line: train a model, generate text with it, hand it to transformers and back."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The two commands and their flags."""
+    """The commands and their flags."""
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description="Train a small Mixture-of-Experts character model and generate text with it. "
         "Without a command: train with config.hocon.",
     )
-    commands = parser.add_subparsers(required=True, metavar="train | generate")
+    commands = parser.add_subparsers(required=True, metavar="train | generate | export | import")
 
     train = commands.add_parser("train", help="train a model, save it, print a sample")
     train.set_defaults(command=train_command)
@@ -85,7 +85,20 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-k", metavar="K", type=int, help="keep the K best tokens")
     generate.add_argument("--top-p", metavar="P", type=float, help="keep probability P of the best")
     generate.add_argument("--seed", metavar="S", type=int, help="default: the seed of the training")
-    for command in (train, generate):
+
+    export = commands.add_parser(
+        "export", help="write a model as Hugging Face's transformers read it"
+    )
+    export.set_defaults(command=export_command)
+    export.add_argument("--to", metavar="DIR", required=True, help="a new folder")
+    export.add_argument("--model-path", metavar="DIR", help="run folder written by train")
+
+    import_ = commands.add_parser("import", help="the way back: write a run folder")
+    import_.set_defaults(command=import_command)
+    source_help = "folder written by export or by save_pretrained"
+    import_.add_argument("--from", metavar="DIR", required=True, dest="source", help=source_help)
+    import_.add_argument("--to", metavar="RUN_FOLDER", required=True, help="a new folder")
+    for command in (train, generate, export, import_):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -143,6 +156,27 @@ def generate_command(args: argparse.Namespace) -> int:
         return _complete_lines(writer, settings)
     else:
         writer.complete_all(args.prompt or [settings.prompt], settings)
+    return 0
+
+
+def export_command(args: argparse.Namespace) -> int:
+    """Write the model of a run folder as a folder that transformers loads."""
+    from moe_tutorial.hugging_face import export
+
+    architecture = export(_model_path(args), args.to)
+    print(f"saved in {shlex.quote(args.to)} as {architecture}; transformers loads it with")
+    print(f"  AutoModelForCausalLM.from_pretrained({args.to!r})")
+    print(f"  AutoTokenizer.from_pretrained({args.to!r})")
+    return 0
+
+
+def import_command(args: argparse.Namespace) -> int:
+    """Write a run folder for a model that export or transformers wrote."""
+    from moe_tutorial.hugging_face import import_
+
+    import_(args.source, args.to)
+    folder = shlex.quote(args.to)
+    print(f"saved in {folder}; to try it: {COMMAND} generate --model-path {folder}")
     return 0
 
 

@@ -45,7 +45,7 @@ class SwiGLU(nn.Module):
         self.w_gate = nn.Parameter(torch.empty(dim, hidden_dim))
         self.w_up = nn.Parameter(torch.empty(dim, hidden_dim))
         self.w_down = nn.Parameter(torch.empty(hidden_dim, dim))
-        for weight in self.parameters():  # 1 / sqrt(inputs): outputs as large as inputs
+        for weight in self.parameters():  # 1 / sqrt(inputs): each product as large as its input
             nn.init.normal_(weight, std=weight.shape[-2] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import io
 import json
 import re
 import runpy
+import symtable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,9 @@ CHAPTERS = {
     "05_rmsnorm": ("rmsnorm",),
     "06_attention": ("attention",),
     "07_moe": ("moe",),
+    "08_training": ("model", "checkpoint", "training"),
+    "09_sampling": ("sampling",),
+    "10_hugging_face": ("families", "hugging_face"),
 }
 PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 MACHINERY = {"exercise", "check", "solution"}
@@ -85,14 +90,16 @@ def wrong_answers(chapter: str) -> dict[str, list[tuple[str, str]]]:
 
 @functools.cache
 def exercises(chapter: str) -> dict[str, Exercise]:
-    """Run the chapter's ordinary cells once; at each exercise keep a copy of the names."""
-    return exercises_of(cells(chapter))
+    """Run the cells that the exercises need once; at each exercise keep a copy of the names."""
+    answers = [answer for each in wrong_answers(chapter).values() for answer, _ in each]
+    return exercises_of(cells(chapter), answers)
 
 
-def exercises_of(cells: list[Cell]) -> dict[str, Exercise]:
+def exercises_of(cells: list[Cell], answers: Sequence[str] = ()) -> dict[str, Exercise]:
     namespace: dict = {"__name__": "__main__"}
     found = {}
     in_code = [cell for cell in cells if cell.kind == "code"]
+    needed = needed_cells(in_code, answers)
     with contextlib.chdir(NOTEBOOKS):
         for i, cell in enumerate(in_code):
             if "exercise" in cell.tags:
@@ -100,11 +107,50 @@ def exercises_of(cells: list[Cell]) -> dict[str, Exercise]:
                 found[cell.id] = Exercise(
                     cell.source, check.source, solution.source, dict(namespace)
                 )
-            elif not cell.tags & MACHINERY:
+            elif cell.id in needed:
                 raises = "raises-exception" in cell.tags
                 with contextlib.suppress(Exception) if raises else contextlib.nullcontext():
                     run(cell.source, namespace)
     return found
+
+
+def needed_cells(in_code: list[Cell], answers: Sequence[str]) -> set[str]:
+    """Ids of the ordinary cells that set, directly or not, a name that exercises or answers use."""
+    names = set().union(*(global_names(answer)[1] for answer in answers))
+    needed = set()
+    for cell in reversed(in_code):
+        defined, used = global_names(cell.source)
+        if cell.tags & MACHINERY:
+            names |= used
+        elif defined & names:
+            needed.add(cell.id)
+            names |= used
+    return needed
+
+
+def global_names(source: str) -> tuple[set[str], set[str]]:
+    """The global names that a cell sets, `name.attribute = ...` included, and those it reads."""
+    defined, used = set(), set()
+
+    def visit(table: symtable.SymbolTable) -> None:
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (table.get_type() == "module" or symbol.is_global()):
+                used.add(symbol.get_name())
+        for child in table.get_children():
+            visit(child)
+
+    try:
+        table = symtable.symtable(python(source), "<cell>", "exec")
+    except SyntaxError:  # a wrong answer may be one
+        return defined, used
+    visit(table)
+    for symbol in table.get_symbols():
+        if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace():
+            defined.add(symbol.get_name())
+    for node in ast.walk(ast.parse(python(source))):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            defined |= {name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)}
+    return defined, used
 
 
 def run(source: str, namespace: dict) -> str:

@@ -271,12 +271,42 @@ def test_resume_goes_on_where_the_run_ended_when_the_limit_is_raised(here, capsy
     assert len((here / "model" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_export_and_import_bring_the_same_text_back(at_model, tmp_path, capsys):
+    there, back = str(tmp_path / "hf"), str(tmp_path / "back")
+    assert main(["export", "--to", there]) == 0
+    assert f"saved in {there} as MixtralForCausalLM" in capsys.readouterr().out
+    assert main(["import", "--from", there, "--to", back]) == 0
+    assert f"generate --model-path {back}\n" in capsys.readouterr().out
+    greedy = ("--temperature", "0", "--max-new-tokens", "30")
+    assert generated(capsys, *greedy, "--model-path", back) == generated(capsys, *greedy)
+
+
+def test_an_imported_model_has_nothing_to_resume(at_model, tmp_path, capsys):
+    there, back = str(tmp_path / "hf"), str(tmp_path / "back")
+    assert main(["export", "--to", there, "--model-path", "model"]) == 0
+    assert main(["import", "--from", there, "--to", back]) == 0
+    capsys.readouterr()
+    line = fails(capsys, 1, "train", "--resume", "--set", f"paths.output_dir={back}")
+    assert "was imported and has no training state to resume; generate with it, or train" in line
+
+
+def test_wrong_use_of_export_and_import_is_one_line(at_model, tmp_path, capsys):
+    new = str(tmp_path / "new")
+    assert "no trained model" in fails(capsys, 1, "export", "--to", new, "--model-path", "gone")
+    assert "model exists and is not empty" in fails(capsys, 2, "export", "--to", "model")
+    line = fails(capsys, 1, "import", "--from", "gone", "--to", new)
+    assert re.search(r"tokenizer\.json: cannot be read .*No such file", line)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_debug_shows_the_traceback(here):
     with pytest.raises(ValueError, match="odd"):
         main(["train", "--debug", "--set", "model.dim=12"])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "-h"], ["generate", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "-h"], ["generate", "-h"], ["export", "-h"]]
+)
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

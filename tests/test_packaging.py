@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 
 READING_ORDER = (
     "__init__", "config", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention", "moe",
-    "model", "training", "checkpoint", "sampling", "device", "plots", "widgets",
-    "checks", "run", "progress", "generation", "cli",
+    "model", "training", "checkpoint", "sampling", "families", "hugging_face", "device", "plots",
+    "widgets", "checks", "run", "progress", "generation", "cli",
     "__main__",
 )  # fmt: skip
 LIBRARY = ROOT / "moe_tutorial"
@@ -87,11 +87,12 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not {"torch", "numpy", "matplotlib", "pyhocon", "pydantic", "tqdm"} & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["run", "progress", "generation"])
+@pytest.mark.parametrize("module", ["run", "progress", "generation", "hugging_face"])
 def test_what_the_command_line_needs_imports_no_optional_or_slow_part(module):
     code = f"import sys, moe_tutorial.{module}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split()
-    assert not {"matplotlib", "ipywidgets", "pyhocon", "datasets", "IPython"} & set(loaded)
+    unwanted = {"matplotlib", "ipywidgets", "pyhocon", "datasets", "IPython"}
+    assert not (unwanted | {"transformers", "tokenizers"}) & set(loaded)
 
 
 def test_nothing_on_the_way_of_a_checkpoint_can_execute_code():
@@ -103,6 +104,19 @@ def test_nothing_on_the_way_of_a_checkpoint_can_execute_code():
             assert name not in ("pickle", "torch.load", "cloudpickle", "joblib"), path.name
             is_torch = isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "torch"
             assert not (is_torch and node.attr in ("load", "save")), path.name
+
+
+def test_a_missing_browser_that_may_not_be_installed_is_one_line(tmp_path):
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n", encoding="utf-8")
+    (tmp_path / "id").chmod(0o755)  # an ordinary user without apt-get
+    script = ROOT / "tools" / "chromium.sh"
+    result = subprocess.run(
+        ["/bin/sh", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "sudo apt-get install chromium" in result.stderr
 
 
 def test_the_makefile_lists_every_command():

@@ -2,9 +2,12 @@ import re
 
 import pytest
 import torch
+from conftest import TINY
 
 from moe_tutorial import plots
+from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.plots import COLORS, history_figure, smooth
+from moe_tutorial.training import StepRecord
 
 RECORDS = [
     {
@@ -259,3 +262,117 @@ def test_expert_html_is_escaped_and_has_a_tooltip_per_character():
 
 def test_expert_colors_differ():
     assert len(set(plots.EXPERT_COLORS)) == 8
+
+
+# --- Chapter 08 ---
+
+
+def test_model_picture_holds_the_shapes_that_the_model_has():
+    config = TINY.model_copy(update={"num_layers": 5})
+    model = MoELanguageModel(config, 13)
+    shapes = []
+    for part in (model.embedding, *model.blocks, model.norm, model.head):
+        part.register_forward_hook(
+            lambda module, inputs, output: shapes.append(
+                tuple((output[0] if isinstance(output, tuple) else output).shape)
+            )
+        )
+    model(torch.zeros(2, 7, dtype=torch.long))
+    texts = [text.get_text() for text in plots.model_figure(config, 13, 2, 7).axes[0].texts]
+    drawn = [text for text in texts if text.startswith("(")]
+    assert set(drawn) == {str(shape) for shape in shapes}
+    assert drawn[-1] == str(shapes[-1]) == "(2, 7, 13)"
+    assert [text for text in texts if text.startswith("block")] == ["block 1", "block 5"]
+    assert "2 of 5 experts\nSwiGLU\n24, 16, 24" in texts
+    assert "router\n14 tokens\n5 scores each" in texts
+
+
+def test_schedule_is_one_curve_per_name():
+    axes = plots.schedule_figure({"line": [0.1, 0.2], "cosine": [0.3, 0.0]}).axes[0]
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.1, 0.2], [0.3, 0.0]]
+    assert [line.get_label() for line in axes.lines] == ["line", "cosine"]
+
+
+def test_loss_curve_has_baselines_before_and_after_the_first_step():
+    records = step_records([3.0, 2.0, 1.0], measured={2: 2.5})
+    for seen in ([], records):
+        axes = plots.loss_figure(seen, 10, {"5 characters": 1.245}).axes[0]
+        train, held_out, counted = axes.lines
+        assert list(train.get_ydata()) == pytest.approx([3.0, 2.5, 2.0][: len(seen)])
+        assert list(held_out.get_xdata()) == ([2] if seen else [])
+        assert set(counted.get_ydata()) == {1.245}
+        assert axes.get_xlim() == (0, 10)
+
+
+def test_busiest_expert_is_a_curve_per_layer():
+    even, uneven = torch.full((30, 2, 4), 0.25), torch.tensor([1.0, 0, 0, 0]).repeat(30, 2, 1)
+    left, right = plots.busiest_figure({"even": even, "uneven": uneven}).axes
+    assert [line.get_ydata()[-1] for line in left.lines[:2]] == pytest.approx([1, 1])
+    assert [line.get_ydata()[-1] for line in right.lines[:2]] == pytest.approx([4, 4])
+    assert [axes.get_title() for axes in (left, right)] == ["even", "uneven"]
+
+
+def step_records(losses, measured):
+    return [
+        StepRecord(
+            step=step, epoch=0.0, loss=loss, balance_loss=1.0, learning_rate=0.0, grad_norm=1.0,
+            tokens_per_second=1.0, seconds=1.0, progress=step / len(losses),
+            expert_load=torch.full((1, 2), 0.5), validation_loss=measured.get(step),
+        )
+        for step, loss in enumerate(losses, start=1)
+    ]  # fmt: skip
+
+
+# --- Chapter 09 ---
+
+
+def test_sampling_rows_tell_kept_from_dropped_on_one_scale():
+    before, after = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.625, 0.375, 0.0])
+    figure = plots.sampling_figure(
+        ["a", " ", "\n"], {"all": (before, before), "k": (before, after)}
+    )
+    whole, cut = figure.axes
+    kept, dropped = cut.containers
+    assert [bar.get_height() for bar in kept] == pytest.approx([0.625, 0.375])
+    assert [bar.get_height() for bar in dropped] == pytest.approx([0.2])
+    assert [bool(bars[0].get_hatch()) for bars in (kept, dropped)] == [False, True]
+    old = [segment[0][1] for segment in cut.collections[0].get_segments()]
+    assert old == pytest.approx([0.5, 0.3])
+    assert [axes.texts[0].get_text() for axes in figure.axes] == [
+        "all: 3 of 3 kept",
+        "k: 2 of 3 kept",
+    ]
+    assert [t.get_text() for t in cut.get_xticklabels()] == ["a", "␣", "↵"]
+    assert whole.get_ylim() == cut.get_ylim() == pytest.approx((0, 1.05 * 0.625))
+
+
+# --- Chapter 10 ---
+
+
+def test_layouts_show_every_number_and_tell_gate_from_up():
+    gate = torch.tensor([[1, 2], [3, 4]])
+    figure = plots.layouts_figure(
+        {
+            "ours": {"w_gate": gate, "w_up": gate + 10},
+            "glued": {"both": torch.cat((gate, gate + 10))},
+        },
+        highest_gate=4,
+    )
+    assert [axes.get_title() for axes in figure.axes] == ["ours", "glued"]
+    for axes, names in zip(figure.axes, (["w_gate", "w_up"], ["both"]), strict=True):
+        texts = [text.get_text() for text in axes.texts]
+        assert [text for text in texts if not text.isdigit()] == names
+        assert [int(t) for t in texts if t.isdigit()] == [1, 2, 3, 4, 11, 12, 13, 14]
+        assert [bool(bar.get_hatch()) for bar in axes.patches] == [False] * 4 + [True] * 4
+        places = {(bar.get_x(), bar.get_y()) for bar in axes.patches}
+        assert len(places) == 8
+
+
+def test_mistakes_stand_beside_the_tolerance():
+    figure = plots.mistakes_figure({"right": 2e-7, "wrong": 0.5, "zero": 0.0}, tolerance=1e-5)
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [2e-7, 0.5, 1e-8]
+    assert [bool(bar.get_hatch()) for bar in axes.patches] == [False, True, False]
+    assert axes.get_xscale() == "log"
+    assert axes.lines[0].get_xdata() == [1e-5, 1e-5]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["right", "wrong", "zero"]

@@ -1,10 +1,10 @@
 """Refresh the README: run the commands it shows and put their real output below them.
 
-    python tools/readme.py    (about three minutes on two cores)
+    python tools/readme.py    (about four minutes on two cores; needs a Chromium)
 
 Every ```console block that begins with "$ command" is run, one after the other in one folder that
-holds a copy of config.hocon and configs/.
-The picture docs/history.png is the history.png of the first training.
+holds a copy of config.hocon and configs/. The pictures in docs/: history.png is that of the first
+training; playground.png and experts.png are chapters 09, with that model, and 07 in a browser.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from lab import jupyter_lab
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"```console\n\$ (?P<command>.+)\n(?P<output>(?:.*\n)*?)```\n")
@@ -29,8 +31,25 @@ def run(command: str, folder: Path) -> str:
     return result.stdout + result.stderr
 
 
+def photograph(folder: Path) -> None:
+    """Run chapters 07 and 09 in a browser; keep the colored passage and the playground."""
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    (folder / "jupyter").mkdir()
+    with jupyter_lab(folder / "notebooks", folder / "jupyter") as lab:
+        page = lab.open("07_moe.ipynb")
+        page.locator(".jp-OutputArea div[style*='white-space:pre-wrap']").first.screenshot(
+            path=ROOT / "docs" / "experts.png"
+        )
+        page = lab.open("09_sampling.ipynb")
+        page.locator(".playground-prompt input").fill("The old fox")
+        page.locator(".playground-button").click()
+        page.wait_for_timeout(2000)
+        lab.wait_until_idle(page)
+        page.locator(".playground-box").screenshot(path=ROOT / "docs" / "playground.png")
+
+
 def main() -> None:
-    """Rewrite README.md and docs/history.png."""
+    """Rewrite README.md and the pictures in docs/."""
     readme = ROOT / "README.md"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -45,6 +64,7 @@ def main() -> None:
         readme.write_text(BLOCK.sub(refresh, readme.read_text(encoding="utf-8")), encoding="utf-8")
         (ROOT / "docs").mkdir(exist_ok=True)
         shutil.copy(folder / "model" / "history.png", ROOT / "docs" / "history.png")
+        photograph(folder)
 
 
 if __name__ == "__main__":

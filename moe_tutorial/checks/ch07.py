@@ -19,7 +19,11 @@ def check_mix(answer: Callable) -> str:
         result = torch.as_tensor(call(answer, logits.clone(), outputs.clone(), top_k))
         chosen, experts = logits.topk(top_k)
         expected = chosen.softmax(-1) @ outputs[experts]
+        two, first_two = logits.topk(2)
         mistakes = {
+            f"wrong for top_k = {top_k}; is a 2 written in the function?": (
+                two.softmax(-1) @ outputs[first_two]
+            ),
             "all experts take part; choose top_k of them first": logits.softmax(-1) @ outputs,
             "the weights do not add up to 1: softmax over the chosen logits, not over all": (
                 logits.softmax(-1)[experts] @ outputs[experts]

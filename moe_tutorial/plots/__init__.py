@@ -9,9 +9,13 @@ from moe_tutorial.plots.ch05 import norm_figure, size_figure
 from moe_tutorial.plots.ch06 import attention_figure, largest_weight_figure
 from moe_tutorial.plots.ch07 import (
     EXPERT_COLORS,
+    colored_html,
     cost_figure,
     expert_html,
     load_figure,
     routing_figure,
 )
+from moe_tutorial.plots.ch08 import busiest_figure, loss_figure, model_figure, schedule_figure
+from moe_tutorial.plots.ch09 import sampling_figure
+from moe_tutorial.plots.ch10 import layouts_figure, mistakes_figure
 from moe_tutorial.plots.history import history_figure, smooth

@@ -70,16 +70,26 @@ def expert_html(text: str, experts: Sequence[int], probs: Tensor) -> str:
 
     experts: one per character. probs: (N, E), of which the tooltip shows that expert's.
     """
-    spans = []
-    for char, expert, row in zip(text, experts, probs, strict=True):
-        tip = html.escape(f"{visible(char)} expert {expert}, {row[expert].item():.0%}")
+    tips = [
+        f"{visible(char)} expert {expert}, {row[expert].item():.0%}"
+        for char, expert, row in zip(text, experts, probs, strict=True)
+    ]
+    return colored_html(text, experts, tips, num_experts=probs.shape[1])
+
+
+def colored_html(
+    text: str, experts: Sequence[int], tips: Sequence[str], *, num_experts: int, before: str = ""
+) -> str:
+    """`expert_html` with tooltips of your own, one per character, and text before it in black."""
+    spans = [f"<b>{html.escape(before)}</b>"] if before else []
+    for char, expert, tip in zip(text, experts, tips, strict=True):
         style = f"background:{_expert_color(expert)};color:{_ink(_expert_color(expert))}"
         shown = f"{visible(char)}<br>" if char == "\n" else html.escape(char)
-        spans.append(f'<span style="{style}" title="{tip}">{shown}</span>')
+        spans.append(f'<span style="{style}" title="{html.escape(tip)}">{shown}</span>')
     legend = " ".join(
         f'<span style="background:{_expert_color(e)};color:{_ink(_expert_color(e))}">'
         f"&nbsp;{e}&nbsp;</span>"
-        for e in range(probs.shape[1])
+        for e in range(num_experts)
     )
     return (
         f'<div style="font-family:monospace;line-height:1.6;white-space:pre-wrap">'
@@ -94,4 +104,4 @@ def _expert_color(expert: int) -> str:
 def _ink(background: str) -> str:
     """Black or white, whichever can be read on this background."""
     red, green, blue = (int(background[i : i + 2], 16) for i in (1, 3, 5))
-    return "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "#fff"
+    return "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else "#fff"

@@ -1,4 +1,4 @@
-"""The picture of a training run, which `train` leaves in its folder and chapter 08 draws."""
+"""The picture of a training run that `train` leaves in its folder."""
 
 from __future__ import annotations
 

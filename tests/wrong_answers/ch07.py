@@ -30,6 +30,10 @@ WRONG = {
         (MIX.format(result="chosen.sigmoid() @ outputs[experts]"), "sigmoid weights"),
         (MIX.format(result="chosen.softmax(-1) @ outputs[:top_k]"), "the first experts are taken"),
         (MIX.format(result="chosen @ outputs[experts]"), "logits themselves"),
+        (
+            MIX.format(result="logits.topk(2)[0].softmax(-1) @ outputs[logits.topk(2)[1]]"),
+            "wrong for top_k = 3",
+        ),
         (MIX.format(result="outputs[experts].sum(dim=0)"), "added without weights"),
         (MIX.format(result="chosen.softmax(-1) @ outputs.T[experts]"), "it raised IndexError"),
         (MIX.format(result="chosen.softmax(-1)[:, None] * outputs[experts]"), "the shape is"),

@@ -1,0 +1,224 @@
+"""A checkpoint as a folder of Hugging Face's transformers, there and back. Chapter 10.
+
+Written are config.json, model.safetensors, tokenizer.json and tokenizer_config.json: numbers and
+text, no code. transformers is not needed here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors.torch import save_file
+
+from moe_tutorial.checkpoint import (
+    CheckpointError,
+    load_model,
+    read_weights,
+    save_checkpoint,
+    start_run_folder,
+)
+from moe_tutorial.config import Config, TrainingConfig, validate_config
+from moe_tutorial.families import (
+    FAMILIES,
+    KEYS,
+    Settings,
+    architecture_settings,
+    family_of,
+    to_hugging_face,
+    to_ours,
+)
+from moe_tutorial.model import MoELanguageModel
+from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.training import start_training
+
+REASONS = {
+    "num_key_value_heads": "every query head has its own keys and values, no grouped queries",
+    "rope_parameters": "RoPE is not stretched",
+    "no_rope_layers": "every layer uses RoPE",
+    "layer_types": "every position attends to all earlier ones",
+    "sliding_window": "every position attends to all earlier ones",
+    "moe_layers": "every layer is a mixture",
+    "shared_intermediate_size": "the shared expert is as wide as the others",
+    "tie_word_embeddings": "embedding and head are two matrices",
+    "vocab_size": "as many as tokenizer.json has characters",
+}
+
+
+def export(run_folder: str | Path, out_folder: str | Path) -> str:
+    """Write the model of a run folder as transformers reads it; return the name of the class.
+
+    The folder gets config.json, model.safetensors, tokenizer.json and tokenizer_config.json, all or
+    nothing. AutoModelForCausalLM and AutoTokenizer load them. The whole configuration goes along in
+    config.json under "moe_tutorial", so that `import_` can restore it.
+    Their `generate` has no sliding window: the texts agree up to max_seq_len + 1 characters.
+    Raises: CheckpointError if the run folder cannot be loaded; ValueError if the architecture has
+    no counterpart or out_folder is not empty. Chapter 10.
+    """
+    model, tokenizer, config = load_model(run_folder)
+    family = family_of(config.model)
+    weights = to_hugging_face(model.state_dict(), config.model)
+    settings = {
+        "architectures": [family.architecture],
+        **architecture_settings(config.model, tokenizer.vocab_size),
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+        "dtype": "float32",
+        "experts_implementation": "eager",  # their grouped kernel needs widths divisible by 4
+        # Their f sums to top_k, ours to 1. They pool the layers, so one layer alone is the same.
+        "router_aux_loss_coef": config.model.load_balancing_loss_coef / config.model.top_k,
+        "moe_tutorial": config.model_dump(),
+    }
+    tokenizer_settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.model.max_seq_len,
+    }
+    with _all_or_nothing(Path(out_folder)) as folder:
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        _write_json(folder / "config.json", settings)
+        _write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
+        _write_json(folder / "tokenizer_config.json", tokenizer_settings)
+    return family.architecture
+
+
+def import_(hf_folder: str | Path, run_folder: str | Path) -> None:
+    """Write a run folder for a model that `export` or transformers 5 (save_pretrained) wrote.
+
+    `load_model` and `generate` open it. There is no training state in it: resuming is refused.
+    Of a model from elsewhere, keys without a counterpart (dropout, training) get the defaults.
+    Raises: CheckpointError naming what cannot be read or is not built here; ValueError if
+    run_folder is not empty. Chapter 10.
+    """
+    folder = Path(hf_folder)
+    tokenizer = _read_tokenizer(folder / "tokenizer.json")
+    config = _read_config(folder / "config.json", tokenizer)
+    with torch.device("meta"):  # names and shapes only
+        model = MoELanguageModel(config.model, tokenizer.vocab_size)
+    wanted = to_hugging_face(model.state_dict(), config.model)
+    weights = read_weights(folder / "model.safetensors", wanted)
+    weights = {name: tensor.float() for name, tensor in weights.items()}
+    model.load_state_dict(to_ours(weights, config.model), assign=True)
+    with _all_or_nothing(Path(run_folder)) as part:
+        start_run_folder(part, config, tokenizer)
+        save_checkpoint(part, start_training(model, config.training))
+
+
+def tokenizer_json(tokenizer: CharTokenizer) -> Settings:
+    """What the tokenizers library reads: one token per character, nothing added or normalized.
+
+    A character outside the vocabulary is an error there as well, because the token for unknown
+    ones is not in the vocabulary.
+    """
+    every_character = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}}
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {**every_character, "behavior": "Isolated", "invert": False},
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": tokenizer.char_to_int, "unk_token": "<unk>"},
+    }
+
+
+def _read_config(path: Path, tokenizer: CharTokenizer) -> Config:
+    """The configuration that config.json describes, if `export` would describe it the same way."""
+    found = _read_json(path)
+    values = found.get("moe_tutorial") or _described(found, path, tokenizer)
+    config = validate_config(values, str(path))
+    wanted = architecture_settings(config.model, tokenizer.vocab_size)
+    chunk = found.get("attention_chunk_size")
+    if isinstance(chunk, int) and chunk >= config.model.max_seq_len:  # one chunk holds everything
+        found |= {key: wanted.get(key) for key in ("attention_chunk_size", "layer_types")}
+    for key, value in wanted.items():
+        if not _agree(found.get(key), value):
+            reason = f" ({REASONS[key]})" if key in REASONS else ""
+            raise CheckpointError(
+                f"{path}: {key}={found.get(key)!r} cannot be imported; this library's model has "
+                f"{value!r} there{reason}"
+            )
+    return config
+
+
+def _described(found: Settings, path: Path, tokenizer: CharTokenizer) -> dict[str, Settings]:
+    """The configuration of a model from elsewhere; what transformers does not know by default."""
+    family = next((f for f in FAMILIES if f.model_type == found.get("model_type")), None)
+    if family is None:
+        types = ", ".join(f.model_type for f in FAMILIES)
+        raise CheckpointError(
+            f"{path}: model_type={found.get('model_type')!r} cannot be imported, only {types}"
+        )
+    try:
+        model = {ours: found[theirs] for ours, theirs in KEYS.items()}
+        model["rope_theta"] = found["rope_parameters"]["rope_theta"]
+        seq_len = min(TrainingConfig().seq_len, model["max_seq_len"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not as transformers 5 writes it ({error!r}); load and save the model there"
+        ) from None
+    model |= {"router": family.router, "shared_expert": family.shared_expert, "dropout": 0.0}
+    symbols = tokenizer.int_to_char
+    return {
+        "model": model,
+        "training": {"seq_len": seq_len},
+        "inference": {"prompt": next(filter(str.isalpha, symbols), symbols[0])},
+    }
+
+
+def _agree(found: object, wanted: object) -> bool:
+    if isinstance(found, int | float) and isinstance(wanted, float):
+        return math.isclose(found, wanted, rel_tol=1e-6)  # 1 / sqrt(Dh) may be rounded either way
+    return found == wanted
+
+
+def _read_tokenizer(path: Path) -> CharTokenizer:
+    found = _read_json(path)
+    try:
+        vocab = found["model"]["vocab"]
+        tokenizer = CharTokenizer(sorted(vocab, key=vocab.get))
+        wanted = tokenizer_json(tokenizer)
+        if (found.get("post_processor") or {}).get("special_tokens") == {}:
+            found["post_processor"] = None  # transformers saves a template that adds nothing
+        for key in wanted.keys() - {"version"}:
+            if found.get(key) != wanted[key]:
+                raise ValueError(f"{key} is not as expected")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: only a tokenizer of single characters, numbered from 0, with nothing added "
+            f"can be imported ({error})"
+        ) from None
+    return tokenizer
+
+
+def _read_json(path: Path) -> Settings:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object {...}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    return content
+
+
+def _write_json(path: Path, content: Settings) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder beside the wanted one, moved into its place when everything is written."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
+        part = Path(beside) / folder.name
+        part.mkdir()
+        yield part
+        if folder.exists():
+            folder.rmdir()  # Windows does not move onto an empty folder
+        part.rename(folder)

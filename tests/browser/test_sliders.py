@@ -1,0 +1,325 @@
+"""The sliders of the chapters, moved by keyboard and by mouse in JupyterLab as a reader would."""
+
+import shutil
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+pytest.importorskip("playwright")
+sys.path.insert(0, str(ROOT / "tools"))
+from lab import find_chromium, jupyter_lab
+
+VALUE = "element => Number(element.getAttribute('aria-valuetext'))"  # aria-valuenow is rounded
+
+
+def settle(page):
+    """Wait until the kernel has answered all that was sent and the page shows it.
+
+    Messages are answered in order, so an empty request behind them is done when they are; a slider
+    keeps back its newest value until its last one is answered, hence three times.
+    """
+    for _ in range(3):
+        page.evaluate(
+            """async () => {
+                const context = window.jupyterapp.shell.currentWidget.context.sessionContext;
+                await context.session.kernel.requestExecute({code: ''}).done;
+                for (let frame = 0; frame < 2; frame++)
+                    await new Promise(done => requestAnimationFrame(done));
+            }"""
+        )
+
+
+def eventually(true, seconds=10):
+    """Wait until the condition holds, for what takes the page a moment, such as a new image."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.1)
+
+
+class Slider:
+    """One slider of a page and what stands below it."""
+
+    def __init__(self, page, handle):
+        self.page, self.handle = page, handle
+        handle.scroll_into_view_if_needed()
+
+    @property
+    def value(self):
+        return self.handle.evaluate(VALUE)
+
+    def press(self, key, times=1):
+        self.handle.focus()
+        for _ in range(times):
+            self.page.keyboard.press(key)
+        self.settle()
+        return self.value
+
+    def drag(self, share):
+        """Move the handle with the mouse to this share of the track's width."""
+        track = self.handle.locator("xpath=ancestor::*[contains(@class, 'noUi-base')]")
+        box, start = track.bounding_box(), self.handle.bounding_box()
+        x, y = start["x"] + start["width"] / 2, start["y"] + start["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + share * box["width"], y, steps=8)
+        self.page.mouse.up()
+        self.settle()
+        return self.value
+
+    def put(self, value):
+        """Move to this value by keyboard."""
+        self.press("Home")
+        while self.value < value - 1e-9:
+            self.page.keyboard.press("ArrowRight")
+        self.settle()
+
+    def settle(self):
+        settle(self.page)
+
+
+def picture(page, under):
+    """The pixels of the image widget below a slider, as text."""
+    image = page.locator(f"{under} img.jupyter-widgets")
+    return image.evaluate(
+        """async image => {
+            await image.decode();
+            const canvas = document.createElement('canvas');
+            canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+            canvas.getContext('2d').drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }"""
+    )
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    if find_chromium() is None:
+        pytest.skip("no Chromium: `make test-browser` installs one where it may")
+    folder = tmp_path_factory.mktemp("course")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    with jupyter_lab(folder / "notebooks", tmp_path_factory.mktemp("jupyter")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def rope(lab):
+    page = lab.open("04_rope.ipynb")
+    yield page
+    page.close()
+
+
+def test_position_slider_redraws_for_each_position_and_comes_back(rope):
+    box = ".jp-OutputArea .widget-vbox"
+    slider = Slider(rope, rope.locator(f"{box} [role=slider]"))
+    at_start = picture(rope, box)
+    assert slider.value == 0
+    assert slider.press("ArrowRight", 3) == 3
+    eventually(lambda: picture(rope, box) != at_start)
+    by_keyboard = picture(rope, box)
+    assert slider.drag(1.0) == slider.press("End")
+    eventually(lambda: picture(rope, box) not in (at_start, by_keyboard))
+    assert slider.press("Home") == 0
+    eventually(lambda: picture(rope, box) == at_start)
+
+
+@pytest.fixture(scope="module")
+def mixture(lab):
+    page = lab.open("07_moe.ipynb")
+    yield page
+    page.close()
+
+
+def test_routing_slider_marks_its_character_and_shows_its_probabilities(mixture):
+    box = ".jp-OutputArea .widget-vbox"
+    slider = Slider(mixture, mixture.locator(f"{box} [role=slider]"))
+
+    passage = (ROOT / "data" / "passage.txt").read_text(encoding="utf-8")
+    at_start = picture(mixture, box)
+
+    def marked():
+        mark = mixture.locator(f"{box} mark").text_content()
+        return mark.translate({0x2423: " ", 0x21B5: "\n"})
+
+    def check(position):
+        position = int(position)
+        shown = mixture.locator(f"{box} code").text_content()
+        mark = mixture.locator(f"{box} mark").text_content()
+        around = passage[max(0, position - 30) : position], passage[position + 1 : position + 31]
+        assert shown == mark.join(around)
+
+    check(0)
+    moves = (slider.press, "ArrowRight", 1), (slider.press, "ArrowRight", 2), (slider.drag, 0.5)
+    for move, *how in moves:
+        position = move(*how)
+        eventually(lambda mark=passage[int(position)]: marked() == mark)
+        check(position)
+        eventually(lambda: picture(mixture, box) != at_start)
+    assert position > 100
+    assert slider.press("Home") == 0
+    eventually(lambda: picture(mixture, box) == at_start)
+
+
+@pytest.fixture(scope="module")
+def sampling(lab):
+    page = lab.open("09_sampling.ipynb")
+    yield page
+    page.close()
+
+
+def test_sampling_slider_redraws_and_comes_back(sampling):
+    box = ".jp-OutputArea .widget-vbox:not(.playground-box):has(img)"
+    sliders = sampling.locator(f"{box} [role=slider]")
+    assert sliders.count() == 3
+    at_start = picture(sampling, box)
+    for i in range(3):
+        slider = Slider(sampling, sliders.nth(i))
+        value = slider.value
+        assert slider.press("ArrowLeft", 3) < value
+        eventually(lambda: picture(sampling, box) != at_start)
+        by_keyboard = picture(sampling, box)
+        slider.drag(0.1)
+        eventually(lambda keyboard=by_keyboard: picture(sampling, box) != keyboard)
+        slider.put(value)
+        eventually(lambda: picture(sampling, box) == at_start)
+
+
+class Playground:
+    """The playground of chapter 09 as a page shows it."""
+
+    def __init__(self, page):
+        self.page = page
+
+    def slider(self, name):
+        return Slider(self.page, self.page.locator(f".playground-{name} [role=slider]"))
+
+    def reset(self):
+        for name, key in (("temperature", "Home"), ("top-k", "End"), ("top-p", "End")):
+            self.slider(name).press(key)
+        self.slider("temperature").press("ArrowRight", 20)  # 20 steps of 0.05: temperature 1
+        assert self.slider("temperature").value == pytest.approx(1)
+
+    def bars(self):
+        """Symbol, printed probability and length in pixels of every bar."""
+        rows = self.page.locator(".playground-bar").all()
+        cells = [[row.locator("span").nth(i) for i in range(3)] for row in rows]
+        return [
+            (symbol.text_content(), float(share.text_content()), bar.bounding_box()["width"])
+            for symbol, bar, share in cells
+        ]
+
+    def shares(self):
+        return [share for _, share, _ in self.bars()]
+
+    def possible(self):
+        words = self.page.locator(".playground-bars").inner_text()
+        return int(words.split("next character, ")[1].split()[0])
+
+    def text(self):
+        return self.page.locator(".playground-text").text_content()
+
+    def generate(self):
+        self.page.locator(".playground-button").click()
+        settle(self.page)
+
+
+@pytest.fixture
+def playground(sampling):
+    playground = Playground(sampling)
+    playground.reset()
+    return playground
+
+
+def test_temperature_zero_leaves_one_bar_and_more_temperature_flattens(playground):
+    temperature = playground.slider("temperature")
+    at_one = playground.shares()
+    assert temperature.press("Home") == 0
+    [(symbol, share, width)] = playground.bars()
+    assert (share, playground.possible()) == (1.0, 1)
+    assert width == pytest.approx(300, abs=1)
+    assert temperature.drag(1.0) == 2
+    bars = playground.bars()
+    assert len(bars) > 3
+    assert bars[0][0] == symbol  # the same favorite
+    assert share > at_one[0] > bars[0][1]  # at 0, at 1, at 2
+    widths = [width for _, _, width in bars]
+    assert widths == pytest.approx([300 * share for _, share, _ in bars], abs=1)
+
+
+def test_top_k_three_leaves_three_bars_and_temperature_takes_the_root(playground):
+    top_k = playground.slider("top-k")
+    assert top_k.press("Home") == 1
+    assert playground.shares() == [1.0]
+    assert top_k.press("ArrowRight", 2) == 3
+    at_one = playground.shares()
+    assert len(at_one) == 3
+    assert playground.possible() == 3
+    assert sum(at_one) == pytest.approx(1, abs=0.002)
+    assert playground.slider("temperature").press("End") == 2
+    roots = [share**0.5 for share in at_one]  # p ** (1 / temperature), renormalized
+    assert playground.shares() == pytest.approx([r / sum(roots) for r in roots], abs=0.02)
+    assert top_k.drag(0.5) > 10
+    assert playground.possible() == top_k.value
+
+
+def test_top_p_keeps_the_fewest_that_reach_it(playground):
+    playground.slider("temperature").press("End")
+    everything = playground.shares()
+    top_p = playground.slider("top-p")
+    limit = top_p.drag(0.3)
+    kept = playground.possible()
+    assert sum(everything[:kept]) >= limit - 0.01
+    assert sum(everything[: kept - 1]) < limit + 0.01
+    assert top_p.press("Home") == 0.05
+    assert playground.possible() == 1
+
+
+def test_generated_text_streams_in_the_color_of_its_experts(playground):
+    page = playground.page
+    playground.slider("new").press("End")
+    page.evaluate(
+        """() => {
+            window.sizes = new Set();
+            new MutationObserver(() => window.sizes.add(
+                document.querySelectorAll('.playground-text span[title]').length
+            )).observe(
+                document.querySelector('.playground-text'), {childList: true, subtree: true}
+            );
+        }"""
+    )
+    playground.generate()
+    assert page.evaluate("window.sizes.size") > 3  # it was seen growing
+    text, bars = playground.text(), playground.bars()
+    tips = page.locator(".playground-text span[title]").evaluate_all("s => s.map(e => e.title)")
+    assert all("drawn with probability" in tip and "experts" in tip for tip in tips)
+    playground.generate()
+    assert (playground.text(), playground.bars()) == (text, bars)  # the same seed
+    seed = page.locator(".playground-seed input")
+    seed.fill("7")
+    seed.press("Enter")
+    playground.generate()
+    assert playground.text() != text
+    colors = """spans => spans.map(e => e.style.background)"""
+    last = page.locator(".playground-text span[title]").evaluate_all(colors)
+    playground.slider("layer").press("Home")
+    first = page.locator(".playground-text span[title]").evaluate_all(colors)
+    assert len(first) == len(last)
+    assert first != last
+
+
+def test_a_prompt_with_an_unknown_character_is_answered_in_the_page(playground):
+    prompt = playground.page.locator(".playground-prompt input")
+    before = prompt.input_value()
+    for text, answer in (("\\u2603", "unknown character"), ("", "the prompt is empty")):
+        prompt.fill(text)
+        prompt.press("Enter")
+        settle(playground.page)
+        assert answer in playground.text()
+        assert playground.bars() == []
+    prompt.fill(before)
+    prompt.press("Enter")
+    settle(playground.page)
+    assert playground.text().startswith(before)
+    assert playground.bars()
