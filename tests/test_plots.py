@@ -283,7 +283,7 @@ def test_model_picture_holds_the_shapes_that_the_model_has():
     assert set(drawn) == {str(shape) for shape in shapes}
     assert drawn[-1] == str(shapes[-1]) == "(2, 7, 13)"
     assert [text for text in texts if text.startswith("block")] == ["block 1", "block 5"]
-    assert "2 of 5 experts\nSwiGLU\n24, 16, 24" in texts
+    assert "2 of 5 experts\nSwiGLU\n24 → 16 → 24" in texts
     assert "router\n14 tokens\n5 scores each" in texts
 
 
