@@ -371,8 +371,9 @@ def test_layouts_show_every_number_and_tell_gate_from_up():
 def test_mistakes_stand_beside_the_tolerance():
     figure = plots.mistakes_figure({"right": 2e-7, "wrong": 0.5, "zero": 0.0}, tolerance=1e-5)
     axes = figure.axes[0]
-    assert [bar.get_width() for bar in axes.patches] == [2e-7, 0.5, 1e-8]
-    assert [bool(bar.get_hatch()) for bar in axes.patches] == [False, True, False]
+    *points, tolerance = axes.lines
+    assert [float(point.get_xdata()[0]) for point in points] == [2e-7, 0.5, 1e-8]
+    assert [point.get_marker() for point in points] == ["o", "X", "o"]
     assert axes.get_xscale() == "log"
-    assert axes.lines[0].get_xdata() == [1e-5, 1e-5]
+    assert tolerance.get_xdata() == [1e-5, 1e-5]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["right", "wrong", "zero"]

@@ -64,6 +64,9 @@ def check_repaired_rows(answer: Callable) -> str:
             "columns are permuted; the numbers of q come from rows": to_interleaved(
                 w.unflatten(1, (num_heads, -1))
             ).flatten(1),
+            "columns are permuted; turn each head with .mT first": to_interleaved(
+                w.unflatten(0, (num_heads, -1))
+            ).flatten(0, 1),
             "the result is transposed": expected.mT,
             "the heads are still apart: flatten(0, 1) at the end": to_interleaved(heads).mT,
         }

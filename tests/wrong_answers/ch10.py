@@ -43,6 +43,13 @@ WRONG = {
         ("def grouped_attention(q, k, v):\n    return q", "the largest difference"),
     ],
     "ch10-exercise-2": [
+        (
+            ROWS.format(
+                columns="w.unflatten(0, (num_heads, -1))",
+                result="to_interleaved(columns).flatten(0, 1)",
+            ),
+            "turn each head with .mT first",
+        ),
         (ROWS.format(columns=HEADS, result="to_interleaved(columns).mT"), "heads are still apart"),
         (
             ROWS.format(columns=HEADS, result="to_half_split(columns).mT.flatten(0, 1)"),
