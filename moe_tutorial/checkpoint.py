@@ -105,7 +105,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     _check_model(folder, state.model.config, model_hash)
     state.model.load_state_dict(weights)
     moments = {
-        i: {key: tensors[f"{key}.{name}"] for key in MOMENTS}
+        i: {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
         for i, (name, _) in enumerate(_optimized(state))
     }
     state.optimizer.load_state_dict(
@@ -169,9 +169,9 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_step")
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-SMALL = 16 * 2**20  # bytes; no text file of a run folder is larger
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_SMALL = 16 * 2**20  # bytes; no text file of a run folder is larger
 
 
 def _finish_save(checkpoints: Path, state: TrainingState) -> None:
@@ -205,7 +205,7 @@ def _wanted_tensors(state: TrainingState) -> dict[str, Tensor]:
     """What `_training_tensors` gives once the optimizer has made a step; shapes and types count."""
     wanted = {"batches": state.generator.get_state(), "dropout": torch.get_rng_state()}
     for name, parameter in _optimized(state):
-        for key in MOMENTS:
+        for key in _MOMENTS:
             wanted[f"{key}.{name}"] = torch.empty((), device="meta") if key == "step" else parameter
     return wanted
 
@@ -222,18 +222,21 @@ def _pointed(folder: Path, which: Which) -> Path:
     return pointer.parent / name
 
 
-def _verified_counters(folder: Path, checkpoint: Path) -> tuple[dict[str, float | None], str]:
+def _verified_counters(
+    folder: Path, checkpoint: Path
+) -> tuple[dict[str, float | None], str | None]:
     """Counters and the hash of the model section, after comparing all files with their hashes."""
     path = checkpoint / "state.json"
     _check_small(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         counters = {key: content[key] for key in COUNTERS}
-        hashes = {name: str(content["sha256"][name]) for name in HASHED}
+        hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
+        optional = {name: content["sha256"].get(name) for name in ("counters", "model")}
         _check_counters(counters, checkpoint.name)
-        if _sha256_of(counters) != hashes["counters"]:
+        if optional["counters"] not in (None, _sha256_of(counters)):
             raise ValueError("a counter has changed since it was saved")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing or damaged ({error})") from None
     for name in TENSOR_FILES:
         if _sha256(checkpoint / name) != hashes[name]:
@@ -245,12 +248,12 @@ def _verified_counters(folder: Path, checkpoint: Path) -> tuple[dict[str, float 
             f"{folder / 'vocab.txt'} is not the vocabulary that {checkpoint.name} was trained "
             f"with; put back the vocab.txt that was saved with it"
         )
-    return counters, hashes["model"]
+    return counters, optional["model"]
 
 
-def _check_model(folder: Path, model: ModelConfig, saved: str) -> None:
+def _check_model(folder: Path, model: ModelConfig, saved: str | None) -> None:
     # The shapes of the weights say nothing of top_k, router, rope_theta, norm_eps and num_heads.
-    if _sha256_of(model.model_dump()) != saved:
+    if saved not in (None, _sha256_of(model.model_dump())):  # None: saved by an earlier version
         raise CheckpointError(
             f"{folder / 'config.hocon'}: the section model is not the one that the weights were "
             f"trained with; put back the config.hocon that was saved with them"
@@ -271,7 +274,6 @@ def _check_counters(counters: Mapping[str, float | None], name: str) -> None:
 
 
 TENSOR_FILES = ("model.safetensors", "training_state.safetensors")
-HASHED = (*TENSOR_FILES, "vocab.txt", "counters", "model")
 
 
 def _read_tensors(
@@ -297,7 +299,7 @@ def _check_tensor(what: str, tensor: Tensor, wanted: Tensor) -> None:
             f"{what} is {tuple(tensor.shape)}, but configuration and vocabulary ask for "
             f"{tuple(wanted.shape)}"
         )
-    if tensor.dtype not in (FLOATS if wanted.is_floating_point() else (wanted.dtype,)):
+    if tensor.dtype not in (_FLOATS if wanted.is_floating_point() else (wanted.dtype,)):
         raise CheckpointError(f"{what} holds {tensor.dtype}, but {wanted.dtype} is needed")
     if not torch.stack(tensor.aminmax()).isfinite().all():
         raise CheckpointError(f"{what} holds numbers that are infinite or NaN")
@@ -333,7 +335,7 @@ def _check_small(path: Path) -> None:
     """Before a text file is read: reading takes a multiple of its size, and a pipe never ends."""
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path}: cannot be read (it is no file)")
-    if path.is_file() and path.stat().st_size > SMALL:
+    if path.is_file() and path.stat().st_size > _SMALL:
         raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are too many for this file")
 
 

@@ -209,7 +209,10 @@ def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: the included file {error.filename} does not exist") from None
     except Exception as error:  # pyhocon and pyparsing have no common base class
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid HOCON: {reason}") from None
+        if hasattr(error, "lineno"):  # pyparsing lists all that it expected, on many lines
+            where = f"line {error.lineno}, column {error.column}"
+            reason = f"{where}, cannot be understood: {error.line.strip()[:60]!r}"
+        raise ConfigError(f"{path}: not valid HOCON: {reason[:300]}") from None
     if not isinstance(tree, ConfigTree):
         raise ConfigError(f"{path}: expected sections such as model {{ dim = 128 }}, found a list")
     return tree.as_plain_ordered_dict()

@@ -37,7 +37,7 @@ from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
 
-SMALL = 16 * 2**20  # bytes; no JSON file is larger
+_SMALL = 16 * 2**20  # bytes; no JSON file is larger
 REASONS = {
     "num_key_value_heads": "every query head has its own keys and values, no grouped queries",
     "rope_parameters": "RoPE is not stretched",
@@ -197,7 +197,7 @@ def _read_tokenizer(path: Path) -> CharTokenizer:
 
 def _read_json(path: Path) -> Settings:
     try:
-        if path.exists() and not (path.is_file() and path.stat().st_size <= SMALL):
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _SMALL):
             raise ValueError("it is no file, or too large")
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
