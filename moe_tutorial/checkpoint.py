@@ -26,7 +26,7 @@ from torch import Tensor
 from moe_tutorial.config import Config, ModelConfig, dump_config, load_snapshot
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
-from moe_tutorial.training import TrainingState
+from moe_tutorial.training import NonFiniteLoss, TrainingState
 
 Which = Literal["latest", "best"]
 
@@ -60,15 +60,36 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
 
     Whatever kills the process, `latest` names a complete checkpoint. Only the latest and the best
     (lowest validation loss) are kept.
-    Raises: OSError if the folder cannot be written; what was there before is still complete.
+    Raises: OSError if the folder cannot be written, NonFiniteLoss if a weight is infinite or NaN;
+    what was there before is still complete.
     """
     checkpoints = folder / "checkpoints"
     name = f"step-{state.step:06d}"
     if has_checkpoint(folder) and _pointed(folder, "latest").name == name:
         return checkpoints / name  # nothing has changed since; it must not be touched
+    if not all(tensor.isfinite().all() for tensor in state.model.state_dict().values()):
+        raise NonFiniteLoss(
+            f"step {state.step}: weights became infinite or NaN and are not saved; lower "
+            f"training.learning_rate"
+        )
     part = checkpoints / f"{name}.part"
+    try:
+        _write_checkpoint(folder, part, state)
+        final = checkpoints / name
+        if final.exists():  # complete, but its session was killed before it could point to it
+            shutil.rmtree(final)
+        part.rename(final)
+        _write_text(checkpoints / "latest", name + "\n")
+        _finish_save(checkpoints, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(f"{part} cannot be written ({error}); {_what_is_left(folder)}") from None
+    return final
+
+
+def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir()  # not its parents: a run folder that vanished must not come back half
     save_file(state.model.state_dict(), part / "model.safetensors")
     save_file(_training_tensors(state), part / "training_state.safetensors")
     counters = {key: getattr(state, key) for key in COUNTERS}
@@ -78,13 +99,6 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
     _write_text(part / "state.json", json.dumps({**counters, "sha256": hashes}, indent=2) + "\n")
     for file in part.iterdir():
         _sync(file)
-    final = checkpoints / name
-    if final.exists():  # complete, but its session was killed before it could point to it
-        shutil.rmtree(final)
-    part.rename(final)
-    _write_text(checkpoints / "latest", name + "\n")
-    _finish_save(checkpoints, state)
-    return final
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -182,6 +196,12 @@ def _finish_save(checkpoints: Path, state: TrainingState) -> None:
     for path in checkpoints.iterdir():
         if path.is_dir() and path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _what_is_left(folder: Path) -> str:
+    if has_checkpoint(folder):
+        return "the checkpoint before it is kept; mend it, then go on with --resume"
+    return "there is no checkpoint yet"
 
 
 def _optimized(state: TrainingState) -> list[tuple[str, Tensor]]:

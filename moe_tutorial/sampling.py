@@ -23,7 +23,7 @@ def next_token_probs(
     top_k keeps the k most probable tokens. top_p keeps the smallest set of most probable tokens
     whose probability reaches p, at least one. Shapes: logits (V,) -> (V,).
     A logit of -inf forbids a token.
-    Raises: ValueError if temperature < 0, top_k < 1, top_p is not in (0, 1] (from 1e-30 on), or a logit is NaN or
+    Raises: ValueError if temperature < 0, top_k < 1, top_p is not in (0, 1], a logit is NaN or
     +inf, or all are -inf.
     Source: top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751.
     Chapter 09.
