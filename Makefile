@@ -6,7 +6,9 @@ INSTALLED := $(VENV)/installed
 NBSTRIPOUT := --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
-.PHONY: help train test test-browser lint lab notebooks student clean readme
+MINUTES ?= 30
+
+.PHONY: help train test test-browser soak audit lint lab notebooks student clean readme
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -24,6 +26,12 @@ test: lint  ## run the linter, the tests and the notebooks
 test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (installs Debian's chromium)
 	sh tools/chromium.sh
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
+
+soak: $(INSTALLED)  ## the long tests: kills, memory, long texts, all chapters twice (MINUTES=30)
+	OMP_NUM_THREADS=1 $(PY) tests/soak.py $(MINUTES)
+
+audit: $(INSTALLED)  ## look up known vulnerabilities of the pinned packages (needs the network)
+	$(PY) tools/audit.py
 
 lint: $(INSTALLED)  ## check the style of the code
 	$(PY) -m ruff check .

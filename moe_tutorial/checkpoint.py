@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moe_tutorial.config import Config, dump_config, load_snapshot
+from moe_tutorial.config import Config, ModelConfig, dump_config, load_snapshot
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
-from moe_tutorial.training import TrainingState
+from moe_tutorial.training import NonFiniteLoss, TrainingState
 
 Which = Literal["latest", "best"]
 
@@ -59,29 +60,45 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
 
     Whatever kills the process, `latest` names a complete checkpoint. Only the latest and the best
     (lowest validation loss) are kept.
-    Raises: OSError if the folder cannot be written; what was there before is still complete.
+    Raises: OSError if the folder cannot be written, NonFiniteLoss if a weight is infinite or NaN;
+    what was there before is still complete.
     """
     checkpoints = folder / "checkpoints"
     name = f"step-{state.step:06d}"
     if has_checkpoint(folder) and _pointed(folder, "latest").name == name:
         return checkpoints / name  # nothing has changed since; it must not be touched
+    if not all(tensor.isfinite().all() for tensor in state.model.state_dict().values()):
+        raise NonFiniteLoss(
+            f"step {state.step}: weights became infinite or NaN and are not saved; lower "
+            f"training.learning_rate"
+        )
     part = checkpoints / f"{name}.part"
+    try:
+        _write_checkpoint(folder, part, state)
+        final = checkpoints / name
+        if final.exists():  # complete, but its session was killed before it could point to it
+            shutil.rmtree(final)
+        part.rename(final)
+        _write_text(checkpoints / "latest", name + "\n")
+        _finish_save(checkpoints, state)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(f"{part} cannot be written ({error}); {_what_is_left(folder)}") from None
+    return final
+
+
+def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir()  # not its parents: a run folder that vanished must not come back half
     save_file(state.model.state_dict(), part / "model.safetensors")
     save_file(_training_tensors(state), part / "training_state.safetensors")
     counters = {key: getattr(state, key) for key in COUNTERS}
     hashes = {file.name: _sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
+    hashes["counters"] = _sha256_of(counters)
+    hashes["model"] = _sha256_of(state.model.config.model_dump())
     _write_text(part / "state.json", json.dumps({**counters, "sha256": hashes}, indent=2) + "\n")
     for file in part.iterdir():
         _sync(file)
-    final = checkpoints / name
-    if final.exists():  # complete, but its session was killed before it could point to it
-        shutil.rmtree(final)
-    part.rename(final)
-    _write_text(checkpoints / "latest", name + "\n")
-    _finish_save(checkpoints, state)
-    return final
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -90,26 +107,31 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
     Raises: CheckpointError naming the file and the reason.
     """
     checkpoint = _pointed(folder, "latest")
-    counters = _verified_counters(folder, checkpoint)
-    tensors = _read_tensors(checkpoint / "training_state.safetensors")
+    counters, model_hash = _verified_counters(folder, checkpoint)
     if counters["step"] == 0:
         raise CheckpointError(
             f"{folder} was imported and has no training state to resume; generate with it, or "
             f"train a new model in another paths.output_dir"
         )
-    _load_weights(state.model, checkpoint / "model.safetensors")
-    moments = {}
-    for i, (name, parameter) in enumerate(_optimized(state)):
-        moments[i] = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        if moments[i]["exp_avg"].shape != parameter.shape:
-            raise CheckpointError(f"{checkpoint}: the optimizer state does not fit the model")
+    path = checkpoint / "training_state.safetensors"
+    tensors = _read_tensors(path, _wanted_tensors(state), optional={"dropout_cuda"})
+    weights = read_weights(checkpoint / "model.safetensors", state.model.state_dict())
+    _check_model(folder, state.model.config, model_hash)
+    state.model.load_state_dict(weights)
+    moments = {
+        i: {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
+        for i, (name, _) in enumerate(_optimized(state))
+    }
     state.optimizer.load_state_dict(
         {"state": moments, "param_groups": state.optimizer.state_dict()["param_groups"]}
     )
-    state.generator.set_state(tensors["batches"])
-    torch.set_rng_state(tensors["dropout"])
-    if "dropout_cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["dropout_cuda"])
+    try:
+        state.generator.set_state(tensors["batches"])
+        torch.set_rng_state(tensors["dropout"])
+        if "dropout_cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["dropout_cuda"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: a random state is damaged ({error})") from None
     for key in COUNTERS:
         setattr(state, key, counters[key])
     _finish_save(folder / "checkpoints", state)
@@ -134,36 +156,36 @@ def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
     if not (folder / "checkpoints" / which).is_file():
         which = "latest"
     checkpoint = _pointed(folder, which)
-    _verified_counters(folder, checkpoint)
+    _, model_hash = _verified_counters(folder, checkpoint)
+    for file in (folder / "config.hocon", folder / "vocab.txt"):
+        _check_small(file)
     try:
         config = load_snapshot(folder / "config.hocon")
         tokenizer = CharTokenizer.load(folder / "vocab.txt")
+        with torch.device("meta"):  # names and shapes only: the file must fit before memory is used
+            wanted = MoELanguageModel(config.model, tokenizer.vocab_size).state_dict()
     except ValueError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(_naming(folder / "config.hocon", error)) from None
+    weights = read_weights(checkpoint / "model.safetensors", wanted)
+    _check_model(folder, config.model, model_hash)
     model = MoELanguageModel(config.model, tokenizer.vocab_size)
-    _load_weights(model, checkpoint / "model.safetensors")
+    model.load_state_dict(weights)
     return TrainedModel(model.eval(), tokenizer, config)
 
 
 def read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a file, after comparing their names and shapes with the wanted ones.
 
-    Raises: CheckpointError naming the file and the first tensor that differs.
+    Raises: CheckpointError naming the file and the first tensor that differs, or that holds
+    anything but finite floating-point numbers.
     """
-    tensors = _read_tensors(path)
-    for name in sorted(tensors.keys() ^ wanted.keys()):
-        fault = "is missing" if name in wanted else "belongs to another architecture"
-        raise CheckpointError(f"{path}: tensor {name} {fault}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: tensor {name} is {tuple(tensor.shape)}, but configuration and vocabulary "
-                f"ask for {tuple(wanted[name].shape)}"
-            )
-    return tensors
+    return _read_tensors(path, wanted)
 
 
 COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_step")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_SMALL = 16 * 2**20  # bytes; no text file of a run folder is larger
 
 
 def _finish_save(checkpoints: Path, state: TrainingState) -> None:
@@ -174,6 +196,12 @@ def _finish_save(checkpoints: Path, state: TrainingState) -> None:
     for path in checkpoints.iterdir():
         if path.is_dir() and path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _what_is_left(folder: Path) -> str:
+    if has_checkpoint(folder):
+        return "the checkpoint before it is kept; mend it, then go on with --resume"
+    return "there is no checkpoint yet"
 
 
 def _optimized(state: TrainingState) -> list[tuple[str, Tensor]]:
@@ -193,8 +221,18 @@ def _training_tensors(state: TrainingState) -> dict[str, Tensor]:
     return tensors
 
 
+def _wanted_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """What `_training_tensors` gives once the optimizer has made a step; shapes and types count."""
+    wanted = {"batches": state.generator.get_state(), "dropout": torch.get_rng_state()}
+    for name, parameter in _optimized(state):
+        for key in _MOMENTS:
+            wanted[f"{key}.{name}"] = torch.empty((), device="meta") if key == "step" else parameter
+    return wanted
+
+
 def _pointed(folder: Path, which: Which) -> Path:
     pointer = folder / "checkpoints" / which
+    _check_small(pointer)
     try:
         name = pointer.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -204,16 +242,21 @@ def _pointed(folder: Path, which: Which) -> Path:
     return pointer.parent / name
 
 
-def _verified_counters(folder: Path, checkpoint: Path) -> dict[str, float | None]:
-    """state.json, after comparing every file with the hash in it."""
+def _verified_counters(
+    folder: Path, checkpoint: Path
+) -> tuple[dict[str, float | None], str | None]:
+    """Counters and the hash of the model section, after comparing all files with their hashes."""
     path = checkpoint / "state.json"
+    _check_small(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
         counters = {key: content[key] for key in COUNTERS}
-        if not all(value is None or type(value) in (int, float) for value in counters.values()):
-            raise TypeError("a counter is no number")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
+        optional = {name: content["sha256"].get(name) for name in ("counters", "model")}
+        _check_counters(counters, checkpoint.name)
+        if optional["counters"] not in (None, _sha256_of(counters)):
+            raise ValueError("a counter has changed since it was saved")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing or damaged ({error})") from None
     for name in TENSOR_FILES:
         if _sha256(checkpoint / name) != hashes[name]:
@@ -225,21 +268,61 @@ def _verified_counters(folder: Path, checkpoint: Path) -> dict[str, float | None
             f"{folder / 'vocab.txt'} is not the vocabulary that {checkpoint.name} was trained "
             f"with; put back the vocab.txt that was saved with it"
         )
-    return counters
+    return counters, optional["model"]
+
+
+def _check_model(folder: Path, model: ModelConfig, saved: str | None) -> None:
+    # The shapes of the weights say nothing of top_k, router, rope_theta, norm_eps and num_heads.
+    if saved not in (None, _sha256_of(model.model_dump())):  # None: saved by an earlier version
+        raise CheckpointError(
+            f"{folder / 'config.hocon'}: the section model is not the one that the weights were "
+            f"trained with; put back the config.hocon that was saved with them"
+        )
+
+
+def _check_counters(counters: Mapping[str, float | None], name: str) -> None:
+    for key, value in counters.items():
+        kind = int if key in ("step", "best_step") else float
+        if value is None and key not in ("step", "seconds"):
+            continue  # nothing was measured yet
+        if type(value) is not kind or value < 0:
+            raise TypeError(f"{key} is {_plain(str(value))}")
+    if f"step-{counters['step']:06d}" != name or (counters["best_step"] or 0) > counters["step"]:
+        raise ValueError(f"its steps do not belong to {name}")
+    if not math.isfinite(counters["seconds"]):
+        raise ValueError("seconds is not finite")
 
 
 TENSOR_FILES = ("model.safetensors", "training_state.safetensors")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(
+    path: Path, wanted: Mapping[str, Tensor], optional: Set[str] = frozenset()
+) -> dict[str, Tensor]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CheckpointError(f"{path}: cannot be read (it is no file)")
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        tensors = load_file(path)  # maps the file: nothing is copied yet
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    for name in sorted((tensors.keys() ^ wanted.keys()) - optional):
+        fault = "is missing" if name in wanted else "belongs to another architecture"
+        raise CheckpointError(f"{path}: tensor {_plain(name)} {fault}")
+    for name in tensors.keys() & wanted.keys():
+        _check_tensor(f"{path}: tensor {_plain(name)}", tensors[name], wanted[name])
+    return tensors
 
 
-def _load_weights(model: MoELanguageModel, path: Path) -> None:
-    model.load_state_dict(read_weights(path, model.state_dict()))
+def _check_tensor(what: str, tensor: Tensor, wanted: Tensor) -> None:
+    if tensor.shape != wanted.shape:
+        raise CheckpointError(
+            f"{what} is {tuple(tensor.shape)}, but configuration and vocabulary ask for "
+            f"{tuple(wanted.shape)}"
+        )
+    if tensor.dtype not in (_FLOATS if wanted.is_floating_point() else (wanted.dtype,)):
+        raise CheckpointError(f"{what} holds {tensor.dtype}, but {wanted.dtype} is needed")
+    if not torch.stack(tensor.aminmax()).isfinite().all():
+        raise CheckpointError(f"{what} holds numbers that are infinite or NaN")
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -255,7 +338,32 @@ def _sync(path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        return "cannot be read"
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return "cannot be read"
+
+
+def _sha256_of(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_small(path: Path) -> None:
+    """Before a text file is read: reading takes a multiple of its size, and a pipe never ends."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: cannot be read (it is no file)")
+    if path.is_file() and path.stat().st_size > _SMALL:
+        raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are too many for this file")
+
+
+def _plain(name: str) -> str:
+    """A stranger's name may hold anything, even what a terminal obeys."""
+    return repr(name[:80])[1:-1]
+
+
+def _naming(path: Path, error: ValueError) -> str:
+    """The message, beginning with the file that it is about."""
+    return str(error) if str(error).startswith(str(path.parent)) else f"{path}: {error}"

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong_use = isinstance(error, ValueError)
         expected = wrong_use or isinstance(error, OSError | RuntimeError | ArithmeticError)
         text = " ".join(str(error).split()) or type(error).__name__
+        # Names from strangers' files could hold what a terminal obeys.
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
         hint = "" if expected else f" ({type(error).__name__}; --debug shows where)"
         print(f"error: {text}{hint}", file=sys.stderr)
         return EXIT_WRONG_USE if wrong_use else EXIT_FAILED

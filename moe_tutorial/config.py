@@ -15,6 +15,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+# The upper bounds are far above what trains here; they answer a typing error, or a stranger's file,
+# before memory is used.
+Size = Annotated[int, Field(gt=0, le=65_536)]
+Layers = Annotated[int, Field(gt=0, le=256)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -40,15 +46,15 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """The architecture; see config.hocon for the meaning, unit and range of every key."""
 
-    dim: PositiveInt = 256
-    num_layers: PositiveInt = 4
-    num_heads: PositiveInt = 8
-    num_experts: PositiveInt = 8
-    top_k: PositiveInt = 2
-    hidden_dim: PositiveInt | None = None
+    dim: Size = 256
+    num_layers: Layers = 4
+    num_heads: Size = 8
+    num_experts: Size = 8
+    top_k: Size = 2
+    hidden_dim: Size | None = None
     router: Literal["softmax", "sigmoid"] = "softmax"
     shared_expert: bool = True
-    max_seq_len: PositiveInt = 128
+    max_seq_len: Size = 128
     rope_theta: PositiveFloat = 10_000.0
     norm_eps: PositiveFloat = 1e-5
     dropout: Share = 0.1
@@ -59,8 +65,8 @@ class DeviceConfig(_Section):
     """Where and with how many threads to compute."""
 
     type: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    num_cpu_threads: Annotated[int, Field(ge=-1), AfterValidator(_not_zero)] | None = None
-    num_cpu_interop_threads: PositiveInt | None = None
+    num_cpu_threads: Annotated[int, Field(ge=-1, le=1024), AfterValidator(_not_zero)] | None = None
+    num_cpu_interop_threads: Threads | None = None
     gpu_ids: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
     use_mps: bool = True
     use_data_parallel: bool = False
@@ -83,7 +89,7 @@ class TrainingConfig(_Section):
     max_seconds: PositiveFloat | None = None
     eval_steps: PositiveInt = 100
     save_steps: PositiveInt = 500
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class InferenceConfig(_Section):
@@ -135,8 +141,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: no such file; name an existing configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    changes = "\n".join(_override_line(item) for item in overrides)
-    return validate_config(_parse(text, changes, path), source=str(path))
+    return validate_config(_parse(text, _changes(overrides), path), source=str(path))
 
 
 def validate_config(values: Mapping[str, object], source: str) -> Config:
@@ -166,10 +171,17 @@ def load_snapshot(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises: ConfigError, one line, naming the file and the reason.
     """
     try:
-        json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the snapshot of a run ({error})") from None
-    return load_config(path, overrides)
+    config = validate_config(values, str(path))
+    if not overrides:
+        return config
+    return validate_config(_parse(dump_config(config), _changes(overrides), path), str(path))
+
+
+def _changes(overrides: Sequence[str]) -> str:
+    return "\n".join(_override_line(item) for item in overrides)
 
 
 def _override_line(item: str) -> str:
@@ -197,7 +209,10 @@ def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: the included file {error.filename} does not exist") from None
     except Exception as error:  # pyhocon and pyparsing have no common base class
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid HOCON: {reason}") from None
+        if hasattr(error, "lineno"):  # pyparsing lists all that it expected, on many lines
+            where = f"line {error.lineno}, column {error.column}"
+            reason = f"{where}, cannot be understood: {error.line.strip()[:60]!r}"
+        raise ConfigError(f"{path}: not valid HOCON: {reason[:300]}") from None
     if not isinstance(tree, ConfigTree):
         raise ConfigError(f"{path}: expected sections such as model {{ dim = 128 }}, found a list")
     return tree.as_plain_ordered_dict()
@@ -206,7 +221,8 @@ def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
 def _explain(error: ValidationError) -> str:
     """The first problem in one line: the key's path, what is wrong, and what was given."""
     first, *others = error.errors()
-    key = ".".join(str(part) for part in first["loc"])
+    # A key may hold anything, even a line break or what a terminal obeys; an input may be endless.
+    key = ".".join(repr(str(part)[:80])[1:-1] for part in first["loc"])
     match first["type"]:
         case "extra_forbidden":
             text = f"unknown key {key}; {_nearest(first['loc'])}"
@@ -214,7 +230,9 @@ def _explain(error: ValidationError) -> str:
             text = (f"{key}: " if key else "") + str(first["ctx"]["error"])
         case _:
             reason = first["msg"][:1].lower() + first["msg"][1:]
-            text = f"{key}: {reason}, but it is {first['input']!r}"
+            given = repr(first["input"])
+            given = given if len(given) <= 80 else f"{given[:80]} ..."
+            text = (f"{key}: " if key else "") + f"{reason}, but it is {given}"
     return text + (f" (and {len(others)} more)" if others else "")
 
 

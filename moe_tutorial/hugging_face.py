@@ -37,6 +37,7 @@ from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
 
+_SMALL = 16 * 2**20  # bytes; no JSON file is larger
 REASONS = {
     "num_key_value_heads": "every query head has its own keys and values, no grouped queries",
     "rope_parameters": "RoPE is not stretched",
@@ -170,7 +171,7 @@ def _described(found: Settings, path: Path, tokenizer: CharTokenizer) -> dict[st
 
 
 def _agree(found: object, wanted: object) -> bool:
-    if isinstance(found, int | float) and isinstance(wanted, float):
+    if isinstance(found, float) and isinstance(wanted, float):
         return math.isclose(found, wanted, rel_tol=1e-6)  # 1 / sqrt(Dh) may be rounded either way
     return found == wanted
 
@@ -196,6 +197,8 @@ def _read_tokenizer(path: Path) -> CharTokenizer:
 
 def _read_json(path: Path) -> Settings:
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _SMALL):
+            raise ValueError("it is no file, or too large")
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no object {...}")

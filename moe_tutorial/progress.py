@@ -22,8 +22,11 @@ def progress_bar(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
     print(describe(run), flush=True)
     with tqdm(total=1.0, bar_format=form, disable=not on_terminal) as bar:
         bar.update(0)
-        done = 0.0
+        done, told = 0.0, ""
         for record in steps:
+            if run.notice != told:
+                told = run.notice
+                bar.write(told, file=sys.stderr if on_terminal else sys.stdout)
             pending.append(record)
             if record.validation_loss is not None:
                 if not on_terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from moe_tutorial.moe import load_summary
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord, TrainingState, start_training, train
 
+IDLE_STEPS = 500  # an expert that got no token for so long is reported
 BASELINE_ORDERS = {"unigram": 1, "bigram": 2, "interpolated 5-gram": 5}
 
 
@@ -43,6 +45,7 @@ class Run:
     state: TrainingState
     train_ids: Tensor  # (N_ids,) on the model's device
     validation_ids: Tensor  # (N_ids,)
+    notice: str = ""  # what a person at the terminal should read once
 
 
 @contextmanager
@@ -85,6 +88,7 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
 def train_in_folder(run: Run) -> Iterator[StepRecord]:
     """Train, write metrics.jsonl, train.log and checkpoints on the way, and yield every record."""
     steps = train(run.state, run.train_ids, run.validation_ids, run.config.training)
+    idle: Tensor | int = 0  # (L, E), steps since each expert's last token
     since_last_line: list[StepRecord] = []
     with (
         (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics,
@@ -93,6 +97,11 @@ def train_in_folder(run: Run) -> Iterator[StepRecord]:
         _write_line(log, describe(run))
         for record in _keeping_the_last_checkpoint(steps, run):
             _write_line(metrics, json.dumps(_as_json(record)))
+            idle = torch.where(record.expert_load == 0, idle + 1, 0)
+            if (idle == IDLE_STEPS).any():
+                line = _idle_line(record.step, idle == IDLE_STEPS)
+                _write_line(log, line)
+                run.notice = run.notice or line
             since_last_line.append(record)
             if record.validation_loss is not None:
                 _write_line(log, log_line(since_last_line))
@@ -104,6 +113,14 @@ def train_in_folder(run: Run) -> Iterator[StepRecord]:
             ):
                 save_checkpoint(run.folder, run.state)
             yield record
+
+
+def _idle_line(step: int, idle: Tensor) -> str:
+    names = (f"expert {expert} of layer {layer + 1}" for layer, expert in idle.nonzero().tolist())
+    return (
+        f"step {step}: {', '.join(names)} got no token for {IDLE_STEPS} steps; a larger "
+        f"model.load_balancing_loss_coef spreads the tokens"
+    )
 
 
 def _keeping_the_last_checkpoint(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
@@ -188,13 +205,21 @@ def read_metrics(folder: Path) -> list[dict[str, object]]:
 def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "training.lock", timeout=0):
+        with FileLock(folder / "training.lock", timeout=0):  # a killed process holds it no more
+            (folder / "training.pid").write_text(f"{os.getpid()}\n", encoding="ascii")
             yield
     except Timeout:
         raise OSError(
-            f"another training is running in {folder}; wait for it, or choose another folder "
-            f"with --set paths.output_dir=DIR"
+            f"another training is running in {folder} (process {_read_pid(folder)}); wait for it, "
+            f"or choose another folder with --set paths.output_dir=DIR"
         ) from None
+
+
+def _read_pid(folder: Path) -> str:
+    try:
+        return (folder / "training.pid").read_text(encoding="ascii").strip()[:20] or "unknown"
+    except (OSError, UnicodeDecodeError):
+        return "unknown"
 
 
 def _move_aside(folder: Path) -> None:
@@ -239,8 +264,14 @@ def _as_json(record: StepRecord) -> dict[str, object]:
 
 
 def _write_line(file: TextIO, line: str) -> None:
-    file.write(line + "\n")
-    file.flush()  # so that `tail -f` shows it, and a killed process loses nothing
+    try:
+        file.write(line + "\n")
+        file.flush()  # so that `tail -f` shows it, and a killed process loses nothing
+    except OSError as error:
+        raise OSError(
+            f"{file.name} cannot be written ({error}); the last checkpoint is kept: mend it, then "
+            f"go on with --resume"
+        ) from None
 
 
 def _peak_memory() -> str:

@@ -22,11 +22,15 @@ def next_token_probs(
     softmax(logits / temperature); temperature 0 gives the best token probability 1 (greedy).
     top_k keeps the k most probable tokens. top_p keeps the smallest set of most probable tokens
     whose probability reaches p, at least one. Shapes: logits (V,) -> (V,).
-    Raises: ValueError if temperature < 0, top_k < 1, or top_p is not in (0, 1].
+    A logit of -inf forbids a token.
+    Raises: ValueError if temperature < 0, top_k < 1, top_p is not in (0, 1], a logit is NaN or
+    +inf, or all are -inf.
     Source: top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751.
     Chapter 09.
     """
     check_sampling(temperature, top_k, top_p)
+    if not logits.max().isfinite():
+        raise ValueError(f"the largest of the logits is {logits.max()}; the model is damaged")
     if temperature == 0:
         return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
     # Subtracting the largest logit first changes nothing but keeps tiny temperatures finite.
@@ -44,11 +48,11 @@ def next_token_probs(
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise ValueError unless the three sampling parameters are in their ranges."""
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature} must be 0 (greedy) or a positive number")
+    if temperature != 0 and not 1e-30 <= temperature <= 1e30:
+        raise ValueError(f"temperature={temperature} must be 0 (greedy) or from 1e-30 to 1e30")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k} must be at least 1; leave it out to keep all tokens")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not 1e-30 <= top_p <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1; leave it out to keep all")
 
 

@@ -142,7 +142,9 @@ def test_a_second_training_in_the_same_folder_is_refused(folder):
         second = start(folder, "--set", *RUN)
         _, err = second.communicate(timeout=60)
         assert second.returncode == 1
-        assert re.fullmatch(r"error: another training is running in model; .*\n", err)
+        assert re.fullmatch(
+            r"error: another training is running in model \(process \d+\); .*\n", err
+        )
         before = steps_done(folder)
         wait_for(first, lambda: steps_done(folder) > before)
         assert first.poll() is None

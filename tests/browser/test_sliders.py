@@ -323,3 +323,52 @@ def test_a_prompt_with_an_unknown_character_is_answered_in_the_page(playground):
     settle(playground.page)
     assert playground.text().startswith(before)
     assert playground.bars()
+
+
+HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&lt;b\n</span>"
+
+
+def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(tmp_path):
+    """As colored text, in the playground's prompt, bars and answers, and beside the slider."""
+    if find_chromium() is None:
+        pytest.skip("no Chromium: `make test-browser` installs one where it may")
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    source = f"""
+    import torch
+    from IPython.display import HTML, display
+    from moe_tutorial import plots, widgets
+    from moe_tutorial.config import ModelConfig
+    from moe_tutorial.model import MoELanguageModel
+    from moe_tutorial.moe import Routing
+    from moe_tutorial.tokenizer import CharTokenizer
+    text = {HOSTILE!r}
+    display(HTML(plots.colored_html(text, [0] * len(text), [text] * len(text), num_experts=2,
+                                    before=text)))
+    tokenizer = CharTokenizer.fit(text)
+    tiny = ModelConfig(dim=8, num_layers=1, num_heads=2, num_experts=2, hidden_dim=8)
+    model = MoELanguageModel(tiny, tokenizer.vocab_size).eval()
+    for prompt in (text, "Q<b>"):
+        display(widgets.playground(model, tokenizer, prompt))
+    probs = torch.full((len(text), 2), 0.5)
+    routing = Routing(probs, probs.topk(2).indices, probs)
+    display(widgets.routing_slider(text, routing))
+    """
+    lines = "\n".join(line[4:] for line in source.strip("\n").splitlines())
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "99_hostile.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(lines, id="hostile")]), path)
+    (tmp_path / "jupyter").mkdir()
+    with jupyter_lab(tmp_path / "notebooks", tmp_path / "jupyter") as lab:
+        page = lab.open(path.name)
+        page.locator(".playground-text").first.wait_for()
+        page.locator(".playground-button").first.click()
+        settle(page)
+        shown = page.locator(".jp-OutputArea-output").first.inner_text()
+        assert "<script>window.hacked = 1</script>" in shown
+        assert page.locator(".jp-OutputArea script, .jp-OutputArea img[src=x]").count() == 0
+        assert page.evaluate("window.hacked") is None
+        texts = page.locator(".playground-text").all_inner_texts()
+        assert "<script>" in texts[0]
+        assert "unknown character 'Q'" in texts[1]
