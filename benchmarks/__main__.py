@@ -22,10 +22,15 @@ def main(arguments: list[str] | None = None) -> None:
     mode.add_argument("--quick", action="store_const", const="quick", dest="mode")
     mode.add_argument("--tiny", action="store_const", const="tiny", dest="mode")
     parser.add_argument("--out", type=Path, help="folder of the JSON files")
+    parser.add_argument("--budgets", nargs="+", type=float, help="CPU seconds of each training")
+    parser.add_argument("--seeds", type=int, help="trainings per budget")
     options = parser.parse_args(arguments)
     if unknown := set(options.questions) - set(ORDER):
         parser.error(f"unknown: {', '.join(unknown)}; choose of {', '.join(ORDER)}")
     effort = EFFORTS[options.mode or "full"]
+    effort = effort._replace(
+        budgets=options.budgets or effort.budgets, seeds=options.seeds or effort.seeds
+    )
     # Only a full run replaces the results that are committed.
     folder = options.out or (RESULTS if effort.name == "full" else ROOT / "build" / "bench")
     for question in options.questions or ORDER:

@@ -18,17 +18,17 @@ class Effort(NamedTuple):
     new_tokens: int  # characters to generate
     generation_rounds: int
     budgets: tuple[float, ...]  # CPU seconds of training
-    seeds: dict[float, int]  # budget -> how many seeds of the mixture; the dense twin gets one
+    seeds: int  # trainings of the mixture per budget; the dense twin gets one
     starts: int  # new processes per import
 
 
 EFFORTS = {
-    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, (0.3,), {0.3: 1}, 1),
+    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, (0.3,), 1, 1),
     "quick": Effort(
-        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, (20,), {20: 1}, 3
+        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, (20,), 1, 3
     ),
     "full": Effort(
         "full", SETUPS, 15, 0.3, (64, 1024, 2048, 16384), 256, 7,
-        (60, 180, 600), {60: 3, 180: 3, 600: 3}, 9,
+        (60, 180, 600), 3, 9,
     ),
 }  # fmt: skip

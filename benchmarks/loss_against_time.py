@@ -91,7 +91,7 @@ def train_all(effort: Effort) -> list[Trained]:
     jobs = [
         (contender, budget, seed)
         for budget in sorted(effort.budgets, reverse=True)  # the long ones first
-        for contender, seeds in (("mixture", effort.seeds[budget]), ("dense", 1))
+        for contender, seeds in (("mixture", effort.seeds), ("dense", 1))
         for seed in range(seeds)
     ]
     free: SimpleQueue[int] = SimpleQueue()
