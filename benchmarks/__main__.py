@@ -38,7 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
             pin()
         table = import_module(f"benchmarks.{question}").measure(effort)
         print(f"\n{table.markdown()}\n", flush=True)
-        write_json(folder, question, effort.name, table)
+        trains = question == "loss_against_time" and (options.budgets or options.seeds)
+        seconds = " and ".join(f"{budget:g}" for budget in effort.budgets)
+        shortened = f", but only {seconds} s with {effort.seeds} seed(s)" if trains else ""
+        write_json(folder, question, effort.name + shortened, table)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def readme_section(folder: Path) -> str:
         versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
         origin = (
             f"*{found['date']}, {found['cpu']}, {found['cores']} cores, {found['system']}, "
-            f"{versions}; {found['mode']} run.*"
+            f"{versions}; mode: {found['mode']}.*"
         )
         parts.append(f"{table.markdown()}\n\n{origin}")
     return "\n\n".join(parts)
