@@ -8,7 +8,7 @@ NBSTRIPOUT := --keep-output --keep-count --keep-id \
 
 MINUTES ?= 30
 
-.PHONY: help train test test-browser soak audit lint lab notebooks student clean readme
+.PHONY: help train test test-browser soak audit lint lab notebooks student clean readme bench bench-readme
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -49,6 +49,12 @@ student: $(INSTALLED)  ## copy the notebooks without solutions into build/studen
 readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
 	sh tools/chromium.sh
 	$(PY) tools/readme.py
+
+bench: $(INSTALLED)  ## measure speed, memory and loss beside others (35 minutes; ARGS=--quick: 5)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(ARGS)
+
+bench-readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
+	$(PY) -m benchmarks.report
 
 clean:  ## remove .venv and caches; trained models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -93,13 +93,12 @@ class CausalSelfAttention(nn.Module):
         q = apply_rope(self.split_heads(q), cos, sin)  # (B, H, T, Dh)
         k = apply_rope(self.split_heads(k), cos, sin)  # (B, H, T, Dh)
         v = self.split_heads(v)  # (B, H, T, Dh)
-        if cache is None or cache.length == 0:
-            mask, is_causal = None, True
-        else:
-            mask, is_causal = causal_mask(x.shape[1], cache.length + x.shape[1], x.device), False
+        new, past = x.shape[1], 0 if cache is None else cache.length
+        # A single new position sees everything, so generation needs no mask.
+        mask = causal_mask(new, past + new, x.device) if past and new > 1 else None
         if cache is not None:
             k, v = cache.append(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not past)
         y = y.transpose(1, 2).flatten(2)  # (B, T, D)
         return self.dropout(self.out(y))
 

@@ -113,6 +113,20 @@ def dispatch(
     return torch.zeros_like(x).index_add_(0, token, rows)
 
 
+def dispatch_one(
+    x: Tensor, routing: Routing, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *, scale_input: bool
+) -> Tensor:
+    """`dispatch` for a single token and no gradients: generation, where sorting is not worth it.
+
+    Shapes: x (1, D), w_gate and w_up (E, D, F), w_down (E, F, D) -> (1, D).
+    """
+    y = torch.zeros_like(x)  # (1, D)
+    for scale, e in zip(routing.weights[0].unbind(), routing.experts[0].tolist(), strict=True):
+        row = swiglu(x * scale if scale_input else x, w_gate[e], w_up[e], w_down[e])  # (1, D)
+        y += row if scale_input else row * scale
+    return y
+
+
 class MoE(nn.Module):
     """num_experts SwiGLU networks, of which each token uses top_k, and optionally a shared one.
 
@@ -146,7 +160,8 @@ class MoE(nn.Module):
         tokens = x.flatten(0, 1)  # (N, D)
         routing = self.router(tokens)
         scale_input = self.router.router == "sigmoid"
-        y = dispatch(tokens, routing, self.w_gate, self.w_up, self.w_down, scale_input=scale_input)
+        send = dispatch_one if len(tokens) == 1 and not torch.is_grad_enabled() else dispatch
+        y = send(tokens, routing, self.w_gate, self.w_up, self.w_down, scale_input=scale_input)
         if self.shared_expert is not None:
             y = y + self.shared_expert(tokens)  # (N, D)
         return y.view_as(x), routing

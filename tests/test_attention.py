@@ -86,6 +86,14 @@ def test_cache_equals_recomputation(attention, x, pieces):
     torch.testing.assert_close(torch.cat(outputs, dim=1), attention(x, COS, SIN))
 
 
+def test_one_new_position_needs_no_mask(attention, x, monkeypatch):
+    cache = KVCache(batch_size=B, num_heads=H, max_seq_len=T, head_dim=DH, dtype=torch.float64)
+    attention(x[:, :-1], COS[:-1], SIN[:-1], cache)
+    monkeypatch.setattr("moe_tutorial.attention.causal_mask", None)
+    last = attention(x[:, -1:], COS[-1:], SIN[-1:], cache)
+    torch.testing.assert_close(last, attention(x, COS, SIN)[:, -1:])
+
+
 def test_full_cache_is_an_error():
     cache = KVCache(batch_size=1, num_heads=1, max_seq_len=2, head_dim=2)
     with pytest.raises(ValueError, match="position 3 does not fit into a cache of 2"):

@@ -65,6 +65,16 @@ def test_sorted_dispatch_equals_the_definition(router, shared_expert, batch, tim
 
 
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_one_token_without_gradients_equals_the_definition(router, top_k, monkeypatch):
+    moe, x = make(router, top_k, shared_expert=True), tokens(1, 1)
+    expected = token_by_token(moe, x)
+    monkeypatch.setattr("moe_tutorial.moe.dispatch", None)  # the short way is taken
+    with torch.inference_mode():
+        torch.testing.assert_close(moe(x)[0], expected)
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
 def test_all_experts_chosen_equals_the_dense_mixture(router):
     moe, x = make(router, top_k=E), tokens()
     flat, scores = x.flatten(0, 1), moe.router.scores(x.flatten(0, 1))

@@ -21,6 +21,7 @@ from torch import Tensor
 from moe_tutorial.batching import evaluation_batches, random_batch
 from moe_tutorial.config import ModelConfig, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
+from moe_tutorial.moe import Routing, dispatch_one
 from moe_tutorial.plots import history_figure
 from moe_tutorial.run import _as_json, log_line
 from moe_tutorial.sampling import generate
@@ -118,6 +119,12 @@ def drive() -> None:
         ids = torch.arange(17).repeat(5)
         model = MoELanguageModel(config, 17)
         records = list(train(start_training(model, training), ids, ids[:22], training))
+        moe = model.blocks[0].moe
+        one = torch.randn(1, 20)
+        weights = moe.w_gate, moe.w_up, moe.w_down
+        with torch.no_grad():
+            first = Routing(*(part[:1] for part in moe.router(torch.randn(21, 20))))
+            dispatch_one(one, first, *weights, scale_input=shared)
         log_line(records)
         history_figure([_as_json(record) for record in records], {"unigram": 3.0})
     random_batch(ids, 3, 7, torch.Generator())

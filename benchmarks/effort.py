@@ -1,0 +1,34 @@
+"""How long to measure: tiny for the tests, quick for a look, full for the record."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from benchmarks.contenders import SETUPS, TINY_SETUPS, Setup
+
+
+class Effort(NamedTuple):
+    """The sizes of one mode."""
+
+    name: str
+    setups: dict[str, Setup]
+    rounds: int  # interleaved measurements per contender
+    min_seconds: float  # CPU time of one measurement at least
+    layer_tokens: tuple[int, ...]  # N of the layer benchmark
+    new_tokens: int  # characters to generate
+    generation_rounds: int
+    budgets: tuple[float, ...]  # CPU seconds of training
+    seeds: int  # trainings of the mixture per budget; the dense twin gets one
+    starts: int  # new processes per import
+
+
+EFFORTS = {
+    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, (0.3,), 1, 1),
+    "quick": Effort(
+        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, (20,), 1, 3
+    ),
+    "full": Effort(
+        "full", SETUPS, 15, 0.3, (64, 1024, 2048, 16384), 256, 7,
+        (60, 180, 600), 3, 9,
+    ),
+}  # fmt: skip
