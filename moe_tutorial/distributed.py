@@ -104,7 +104,8 @@ def launch(number: int, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # we say it in one line
+    for name in ("", ".agent.server.api", ".multiprocessing.api"):  # `_explain` says it in one line
+        logging.getLogger(f"torch.distributed.elastic{name}").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // number)))
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=RUN_ID, max_restarts=0,
