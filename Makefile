@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 NBSTRIPOUT := --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
-.PHONY: help train test test-browser lint lab notebooks student clean readme
+.PHONY: help train test test-browser lint lab notebooks student clean readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -41,6 +41,9 @@ student: $(INSTALLED)  ## copy the notebooks without solutions into build/studen
 readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
 	sh tools/chromium.sh
 	$(PY) tools/readme.py
+
+processes: $(INSTALLED)  ## measure 1 and 2 processes on this machine and refresh the README's table
+	$(PY) tools/processes.py
 
 clean:  ## remove .venv and caches; trained models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
