@@ -130,7 +130,8 @@ def train_command(args: argparse.Namespace) -> int:
         folder = shlex.quote(str(run.folder))
         first = distributed.is_first()
         steps = progress_bar(train_in_folder(run), run) if first else train_in_folder(run)
-        with distributed.one_signal_is_enough(), stop_between_steps() as interrupt:
+        distributed.ignore_repeated_signals()
+        with stop_between_steps() as interrupt:
             for _ in steps:
                 if (stop := distributed.agree(interrupt.signal)) is not None:
                     if not first:

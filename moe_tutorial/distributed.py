@@ -28,6 +28,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,11 +47,20 @@ from moe_tutorial.moe import Routing
 from moe_tutorial.training import TrainingState
 
 T = TypeVar("T")
+LOST = "another process of this training ended; --resume continues from the last checkpoint"
 RUN_ID = "moe_tutorial"  # of the launches that `launch` makes, as opposed to the user's torchrun
 
 
 class LaunchFailed(RuntimeError):
     """A process of the training failed; the message is the reason, the code is for the shell."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FirstFailed(ValueError):
+    """What the other processes raise when the first one failed: the same message and code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -126,6 +136,8 @@ def report(error: Exception, text: str) -> None:
 
     Wrong use is the same in all processes: the first one says it.
     """
+    if re.search("gloo|NCCL", text):  # a message could not be sent or received
+        text = LOST
     if os.environ.get("TORCHELASTIC_RUN_ID") == RUN_ID:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -161,12 +173,13 @@ def from_first(make: Callable[[], T]) -> T:
         try:
             message = [make(), None]
         except Exception as error:
-            failure, message = error, [None, str(error)]
+            code = 2 if isinstance(error, ValueError) else 1
+            failure, message = error, [None, (str(error), code)]
     dist.broadcast_object_list(message, src=0, device=torch.device("cpu"))
     if failure is not None:
         raise failure
     if message[1] is not None:
-        raise ValueError(f"the first process failed: {message[1]}")
+        raise FirstFailed(*message[1])
     return message[0]
 
 
@@ -285,23 +298,15 @@ def agree(stop: int | None) -> int | None:
     return highest.item() or None
 
 
-@contextmanager
-def one_signal_is_enough() -> Iterator[None]:
-    """In one of several processes, let `stop_between_steps` see one signal and ignore the rest.
+def ignore_repeated_signals() -> None:
+    """In one of several processes, let `stop_between_steps` see one signal and ignore all others.
 
-    Ctrl-C reaches every process twice, from the terminal and from the launcher.
+    Ctrl-C reaches every process twice, from the terminal and from the launcher, which kills what
+    has not ended after half a minute.
     """
-    if processes() == 1:
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    if processes() > 1:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _contents(state: TrainingState) -> tuple[object, ...]:
@@ -325,7 +330,8 @@ def _explain(failures: dict[int, object], number: int) -> int:
             f"others with it; the same command with --resume continues from the last checkpoint",
             1,
         )
-    first = min(failures.values(), key=lambda failure: failure.timestamp)
+    causes = [f for f in failures.values() if LOST not in str(f.message)] or failures.values()
+    first = min(causes, key=lambda failure: failure.local_rank)
     if first.exitcode >= 128 or first.exitcode < 0:
         return first.exitcode % 256 if first.exitcode > 0 else 128 - first.exitcode
     if isinstance(first.message, str):  # torch's own words: the process left no message

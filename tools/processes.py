@@ -35,8 +35,9 @@ def tokens_per_second(processes: int, threads: int, batch_size: int) -> float:
     settings = [
         f"device.use_data_parallel={str(processes > 1).lower()}",
         f"device.num_processes={processes}", f"device.num_cpu_threads={threads}",
-        "device.type=cpu", f"training.batch_size={batch_size}", f"training.max_steps={STEPS[batch_size]}",
-        "training.eval_steps=1000000", "inference.max_new_tokens=1",
+        "device.type=cpu", f"training.batch_size={batch_size}",
+        f"training.max_steps={STEPS[batch_size]}", "training.eval_steps=1000000",
+        "inference.max_new_tokens=1",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "moe_tutorial", "train", "--set", *settings]
