@@ -79,7 +79,7 @@ def test_copying_weights_for_every_token_is_left_out_when_it_takes_too_much_memo
 def test_peak_memory_is_not_inherited_from_the_process_that_measures():
     big = torch.ones(100_000_000)  # 381 MiB
     code = "from benchmarks.startup import peak_resident; print(peak_resident())"
-    assert 1 < float(python("-c", code)[1]) < 200
+    assert 1 < float(python("-c", code)[1]) < 381
     assert big.sum() == 1e8
 
 
