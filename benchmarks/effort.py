@@ -20,15 +20,16 @@ class Effort(NamedTuple):
     budgets: tuple[float, ...]  # CPU seconds of training
     seeds: int  # trainings of the mixture per budget; the dense twin gets one
     starts: int  # new processes per import
+    memory: tuple[str, ...]  # configurations whose training memory is measured
 
 
 EFFORTS = {
-    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, (0.3,), 1, 1),
+    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, (0.3,), 1, 1, ("S",)),
     "quick": Effort(
-        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, (20,), 1, 3
+        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, (20,), 1, 3, ("S", "M")
     ),
     "full": Effort(
         "full", SETUPS, 15, 0.3, (64, 1024, 2048, 16384), 256, 7,
-        (60, 180, 600), 3, 9,
+        (60, 180, 600), 3, 9, ("S", "M"),
     ),
 }  # fmt: skip

@@ -5,9 +5,11 @@ python -m benchmarks.startup CONTENDER CONFIGURATION [tiny]    (one process that
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 from benchmarks.effort import EFFORTS, Effort
@@ -43,8 +45,6 @@ def peak_memory(contender: str, name: str, mode: str) -> float:
 
 def train_here(contender: str, name: str, mode: str) -> None:
     """Take a few training steps and print this process's peak."""
-    import resource
-
     from benchmarks.contenders import our_step, ours, their_config, their_step
     from benchmarks.timing import pin
 
@@ -60,14 +60,20 @@ def train_here(contender: str, name: str, mode: str) -> None:
         step = their_step(model, setup)
     for _ in range(STEPS):
         step()
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # Linux counts in KiB
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    print(peak_resident())
+
+
+def peak_resident() -> float:
+    """MiB that this process had resident at most; Linux only.
+
+    Not getrusage: its maximum begins with that of the process which started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def measure(effort: Effort) -> Table:
     """Imports in new processes (CPU seconds, median), and peak resident memory of training."""
-    from benchmarks.contenders import implementations
-
     seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for _ in range(effort.starts):
         for name, code in IMPORTS.items():
@@ -82,8 +88,8 @@ def measure(effort: Effort) -> Table:
         ["import of the model, CPU seconds", f"{imports['moe_tutorial.model']:.2f}",
          f"{imports['Mixtral of transformers']:.2f}", ""],
     ]  # fmt: skip
-    for name, setup in effort.setups.items():
-        choices = implementations(setup.model, setup.batch_size * setup.seq_len)
+    for name in effort.memory:
+        choices = ("eager", "grouped_mm")  # the third copies the weights for every token
         mine = peak_memory("ours", name, effort.name)
         theirs = {choice: peak_memory(choice, name, effort.name) for choice in choices}
         best = min(theirs, key=theirs.__getitem__)
