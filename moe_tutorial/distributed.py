@@ -159,6 +159,7 @@ def process_group(config: DeviceConfig) -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # nobody leaves while another still sends
     finally:
         dist.destroy_process_group()
 
