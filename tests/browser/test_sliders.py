@@ -358,7 +358,9 @@ def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(tmp_path):
     lines = "\n".join(line[4:] for line in source.strip("\n").splitlines())
     (tmp_path / "notebooks").mkdir()
     path = tmp_path / "notebooks" / "99_hostile.ipynb"
-    nbformat.write(new_notebook(cells=[new_code_cell(lines, id="hostile")]), path)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}}
+    cells = [new_code_cell(lines, id="hostile")]
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
     (tmp_path / "jupyter").mkdir()
     with jupyter_lab(tmp_path / "notebooks", tmp_path / "jupyter") as lab:
         page = lab.open(path.name)
