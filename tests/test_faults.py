@@ -52,11 +52,14 @@ def test_the_second_training_names_the_process_of_the_first(folder):  # noqa: F8
 
 def test_a_second_ctrl_c_inside_a_save_ends_at_once_without_damage(folder, uninterrupted):  # noqa: F811
     impatient = (
-        "import itertools, os, signal\n"
+        "import itertools, os, signal, time\n"
         "real, calls = os.fsync, itertools.count(1)\n"
         "def fsync(number):\n"
         "    if next(calls) == 26:\n"
-        "        os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.5)  # signals of one kind do not queue\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.5)\n"
         "    return real(number)\n"
         "os.fsync = fsync\n"
         "import moe_tutorial.cli"
