@@ -308,7 +308,7 @@ def _read_tensors(
     for name in sorted((tensors.keys() ^ wanted.keys()) - optional):
         fault = "is missing" if name in wanted else "belongs to another architecture"
         raise CheckpointError(f"{path}: tensor {_plain(name)} {fault}")
-    for name in tensors.keys() & wanted.keys():
+    for name in sorted(tensors.keys() & wanted.keys()):
         _check_tensor(f"{path}: tensor {_plain(name)}", tensors[name], wanted[name])
     return tensors
 

