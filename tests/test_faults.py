@@ -53,7 +53,7 @@ def test_the_second_training_names_the_process_of_the_first(folder):  # noqa: F8
 def test_a_second_ctrl_c_inside_a_save_ends_at_once_without_damage(folder, uninterrupted):  # noqa: F811
     impatient = (
         "import itertools, os, signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # else ignored in background
         "real, calls = os.fsync, itertools.count(1)\n"
         "def fsync(number):\n"
         "    if next(calls) == 26:\n"
