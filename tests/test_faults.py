@@ -110,7 +110,7 @@ def disk(tmp_path):
     if not mount("size=1m"):
         pytest.skip("mounting a small disk needs root on Linux")
     yield place, mount
-    subprocess.run(["umount", str(place)], check=False)
+    subprocess.run(["umount", "--lazy", str(place)], check=False)
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(folder, uninterrupted, disk):  # noqa: F811
