@@ -45,8 +45,8 @@ def find_chromium() -> str | None:
 class Lab:
     """A JupyterLab server and a browser that shows it."""
 
-    def __init__(self, url: str, token: str, browser: Browser) -> None:
-        self.url, self.token, self.browser = url, token, browser
+    def __init__(self, folder: Path, url: str, token: str, browser: Browser) -> None:
+        self.folder, self.url, self.token, self.browser = folder, url, token, browser
 
     def open(self, notebook: str, width: int = 1200, height: int = 1000) -> Page:
         """Open a notebook, run all its cells, and wait until every one has its number.
@@ -118,7 +118,7 @@ def jupyter_lab(folder: Path, scratch: Path) -> Iterator[Lab]:
             _wait_for(f"{url}/api?token={token}", server, log_path)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-                yield Lab(url, token, browser)
+                yield Lab(folder, url, token, browser)
                 browser.close()
         finally:
             server.terminate()

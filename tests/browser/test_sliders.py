@@ -328,10 +328,8 @@ def test_a_prompt_with_an_unknown_character_is_answered_in_the_page(playground):
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&lt;b\n</span>"
 
 
-def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(tmp_path):
+def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(lab):
     """As colored text, in the playground's prompt, bars and answers, and beside the slider."""
-    if find_chromium() is None:
-        pytest.skip("no Chromium: `make test-browser` installs one where it may")
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
@@ -356,21 +354,18 @@ def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(tmp_path):
     display(widgets.routing_slider(text, routing))
     """
     lines = "\n".join(line[4:] for line in source.strip("\n").splitlines())
-    (tmp_path / "notebooks").mkdir()
-    path = tmp_path / "notebooks" / "99_hostile.ipynb"
+    path = lab.folder / "99_hostile.ipynb"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)"}}
     cells = [new_code_cell(lines, id="hostile")]
     nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
-    (tmp_path / "jupyter").mkdir()
-    with jupyter_lab(tmp_path / "notebooks", tmp_path / "jupyter") as lab:
-        page = lab.open(path.name)
-        page.locator(".playground-text").first.wait_for()
-        page.locator(".playground-button").first.click()
-        settle(page)
-        shown = page.locator(".jp-OutputArea-output").first.inner_text()
-        assert "<script>window.hacked = 1</script>" in shown
-        assert page.locator(".jp-OutputArea script, .jp-OutputArea img[src=x]").count() == 0
-        assert page.evaluate("window.hacked") is None
-        texts = page.locator(".playground-text").all_inner_texts()
-        assert "<script>" in texts[0]
-        assert "unknown character 'Q'" in texts[1]
+    page = lab.open(path.name)
+    page.locator(".playground-text").first.wait_for()
+    page.locator(".playground-button").first.click()
+    settle(page)
+    shown = page.locator(".jp-OutputArea-output").first.inner_text()
+    assert "<script>window.hacked = 1</script>" in shown
+    assert page.locator(".jp-OutputArea script, .jp-OutputArea img[src=x]").count() == 0
+    assert page.evaluate("window.hacked") is None
+    texts = page.locator(".playground-text").all_inner_texts()
+    assert "<script>" in texts[0]
+    assert "unknown character 'Q'" in texts[1]
