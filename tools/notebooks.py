@@ -42,6 +42,7 @@ def execute(path: Path) -> None:
         timeout=300,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
         # Stored tracebacks are one line: the frames would hold paths of this machine.
         extra_arguments=["--InteractiveShell.xmode=Minimal"],
