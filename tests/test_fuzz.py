@@ -1,16 +1,21 @@
 """Whatever is typed, downloaded or drawn by chance: it works, or one line says why not."""
 
+import contextlib
+import io
 import math
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY_RUN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moe_tutorial.batching import check_length, random_batch
+from moe_tutorial.checkpoint import load_model
+from moe_tutorial.cli import main
 from moe_tutorial.config import Config, ConfigError, dump_config, load_config, load_snapshot
 from moe_tutorial.corpus import load_corpus
 from moe_tutorial.plots import colored_html
@@ -80,6 +85,31 @@ def test_a_corpus_is_its_file_character_by_character_or_refused(text):
         assert "is not UTF-8 text (byte " in line
     else:
         assert "is empty" in line
+
+
+@given(TEXTS | st.text(ANY_CHARACTER, min_size=1, max_size=1).map(lambda char: char * 200))
+@settings(max_examples=15)
+@example("")
+@example("a")
+@example("\n" * 1000)
+@example("\u05d0\u0301\u200d\r\n" * 40)
+def test_any_text_is_trained_on_and_written_by_the_model_or_refused_in_one_line(text):
+    """The whole command: training, saving, loading again, and a sample at the end."""
+    out, errors = io.StringIO(), io.StringIO()
+    tiny = ["model.dim=8", "model.num_layers=1", "model.num_heads=2", "model.hidden_dim=8",
+            "model.max_seq_len=8", "training.seq_len=8", "training.max_steps=2",
+            "inference.max_new_tokens=5", "training.dataset=own.txt"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("own.txt").write_bytes(text.encode("utf-8", errors="surrogatepass"))
+        Path("config.hocon").write_text((ROOT / "config.hocon").read_text(), newline="\n")
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            code = main(["train", "--set", *TINY_RUN, *tiny])
+        if code == 0:
+            assert load_model("model").tokenizer.vocab_size == len(set(text))
+        else:
+            (line,) = errors.getvalue().splitlines()
+            assert line.startswith("error: ")
+            assert re.search("is empty|is not UTF-8 text|characters, but", line)
 
 
 @given(st.binary(max_size=200))

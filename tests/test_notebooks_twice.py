@@ -1,11 +1,13 @@
 """Cells may be run again, the course may lie anywhere; `make soak` does it for all chapters."""
 
-import pytest
+from concurrent.futures import ThreadPoolExecutor
+
 from chapters import NOTEBOOKS
-from twice import run_twice
+from twice import run_twice_in_new_process
 
 
-@pytest.mark.parametrize("chapter", ["02_tokenizer"])
-@pytest.mark.filterwarnings("ignore")  # the kernel's transport, not ours
-def test_every_cell_twice_in_a_folder_with_an_awkward_name(chapter, tmp_path):
-    run_twice(NOTEBOOKS / f"{chapter}.ipynb", tmp_path)
+def test_two_chapters_at_once_every_cell_twice_in_a_folder_with_an_awkward_name(tmp_path):
+    paths = [NOTEBOOKS / "02_tokenizer.ipynb", NOTEBOOKS / "03_batching.ipynb"]
+    with ThreadPoolExecutor(2) as pool:
+        errors = pool.map(lambda path: run_twice_in_new_process(path, tmp_path), paths)
+        assert list(errors) == ["", ""]

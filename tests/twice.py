@@ -1,8 +1,13 @@
-"""Run a chapter with every cell executed twice, in a folder with an awkward name."""
+"""Run a chapter with every cell executed twice, in a folder with an awkward name.
+
+python tests/twice.py NOTEBOOK FOLDER
+"""
 
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -29,3 +34,14 @@ def run_twice(notebook: Path, folder: Path) -> None:
         content, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(here)}}
     )
     client.execute()
+
+
+def run_twice_in_new_process(notebook: Path, folder: Path) -> str:
+    """The same, where event loops and sockets end with the process; the error, or nothing."""
+    command = [sys.executable, "-W", "ignore", __file__, str(notebook), str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{notebook.stem}: {result.stderr}" if result.returncode else ""
+
+
+if __name__ == "__main__":
+    run_twice(Path(sys.argv[1]), Path(sys.argv[2]))
