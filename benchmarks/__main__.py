@@ -34,8 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Only a full run replaces the results that are committed.
     folder = options.out or (RESULTS if effort.name == "full" else ROOT / "build" / "bench")
     for question in options.questions or ORDER:
-        if question != "loss_against_time":  # it trains one model per core
-            pin()
+        pin()
         table = import_module(f"benchmarks.{question}").measure(effort)
         print(f"\n{table.markdown()}\n", flush=True)
         trains = question == "loss_against_time" and (options.budgets or options.seeds)

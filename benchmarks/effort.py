@@ -18,7 +18,7 @@ class Effort(NamedTuple):
     new_tokens: int  # characters to generate
     generation_rounds: int
     budgets: tuple[float, ...]  # CPU seconds of training
-    seeds: int  # trainings of the mixture per budget; the dense twin gets one
+    seeds: int  # trainings of each contender per budget
     starts: int  # new processes per import
     memory: tuple[str, ...]  # configurations whose training memory is measured
 

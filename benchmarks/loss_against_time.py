@@ -1,6 +1,6 @@
 """What loss on held-out Tiny Shakespeare does a core reach in a given time?
 
-python -m benchmarks.loss_against_time CONTENDER SECONDS SEED CORE MODE    (one training)
+python -m benchmarks.loss_against_time CONTENDER STEPS SEED CORE MODE    (one training)
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.effort import Effort
 from benchmarks.report import ROOT, Table, against
-from benchmarks.timing import cores, pin
+from benchmarks.timing import CORES, interleave, pin
 
 if TYPE_CHECKING:
     from moe_tutorial.corpus import Corpus
+    from moe_tutorial.training import StepRecord
+
+CONTENDERS = ("mixture", "dense")
 
 COUNTED = 5  # order of the interpolated counts
 HALF_OF_NANOGPT = (110, 1.88)  # CPU seconds and loss
@@ -34,10 +37,10 @@ class Trained(NamedTuple):
     """One finished training."""
 
     contender: str  # mixture or dense
-    budget: float  # CPU seconds it was planned for
+    budget: float  # CPU seconds that its steps were planned for
     seed: int
     loss: float  # nats per character of the whole held-out text
-    seconds: float  # CPU time of all steps; the final evaluation is not counted
+    seconds: float  # CPU time of the steps; the final evaluation is not counted
     steps: int
 
 
@@ -48,8 +51,8 @@ def load(tiny: bool) -> Corpus:
     return load_corpus("passage" if tiny else "tiny_shakespeare", ROOT / "data")
 
 
-def train_here(contender: str, budget: float, seed: int, tiny: bool) -> Trained:
-    """Time a few steps, plan as many as fit into the budget, and train them."""
+def training(contender: str, seed: int, tiny: bool, *more: str) -> Iterator[StepRecord]:
+    """The training of config.hocon, with the settings `more`."""
     import torch
 
     from benchmarks.contenders import make_dense
@@ -58,59 +61,69 @@ def train_here(contender: str, budget: float, seed: int, tiny: bool) -> Trained:
     from moe_tutorial.tokenizer import CharTokenizer
     from moe_tutorial.training import start_training, train
 
-    changes = ["training.epochs=1e6", "training.eval_steps=1000000000", f"training.seed={seed}"]
-    changes += TINY if tiny else []
-
-    def begin(*more: str):
-        config = load_config(ROOT / "config.hocon", [*changes, *more])
-        torch.manual_seed(seed)
-        model = MoELanguageModel(config.model, tokenizer.vocab_size)
-        if contender == "dense":
-            make_dense(model)
-        return train(start_training(model, config.training), *ids, config.training)
-
+    endless = ["training.epochs=1e6", "training.eval_steps=1000000000", f"training.seed={seed}"]
+    config = load_config(ROOT / "config.hocon", [*endless, *(TINY if tiny else []), *more])
     corpus = load(tiny)
     tokenizer = CharTokenizer.fit(corpus.train + corpus.validation)
     ids = [tokenizer.encode(part) for part in corpus]
-    records = begin()
+    torch.manual_seed(seed)
+    model = MoELanguageModel(config.model, tokenizer.vocab_size)
+    if contender == "dense":
+        make_dense(model)
+    return train(start_training(model, config.training), *ids, config.training)
+
+
+def seconds_per_step(effort: Effort) -> dict[str, float]:
+    """CPU time of one step of each contender, in turns on one core while nothing else runs."""
+    tiny = effort.name == "tiny"
+    steps = {name: training(name, 0, tiny).__next__ for name in CONTENDERS}
+    times = interleave(steps, effort.rounds, effort.min_seconds)
+    return {name: median(rounds) for name, rounds in times.items()}
+
+
+def train_here(contender: str, steps: int, seed: int, tiny: bool) -> tuple[float, float]:
+    """Train so many steps: the held-out loss, and the CPU time without the final evaluation."""
+    records = training(contender, seed, tiny, f"training.max_steps={steps}")
     next(records)
-    started, tried = time.process_time(), 0
-    while (used := time.process_time() - started) < budget / 20:
-        next(records)
-        tried += 1
-    steps = max(2, round(tried / used * budget))
     started = time.process_time()
-    for record in begin(f"training.max_steps={steps}"):
+    for record in records:
         if record.step == steps - 1:
-            used = (time.process_time() - started) * steps / (steps - 1)
-    return Trained(contender, budget, seed, record.validation_loss, used, steps)
+            used = (time.process_time() - started) * steps / max(1, steps - 2)
+    return record.validation_loss, used
 
 
 def train_all(effort: Effort) -> list[Trained]:
-    """Every training in its own process, as many at once as there are cores, each on one."""
+    """Every training in its own process, as many at once as there are cores, each on one.
+
+    The steps are those that fit into the budget according to `seconds_per_step`: the same for every
+    seed, whatever else the machine does meanwhile.
+    """
+    each = seconds_per_step(effort)
     jobs = [
         (contender, budget, seed)
         for budget in sorted(effort.budgets, reverse=True)  # the long ones first
-        for contender, seeds in (("mixture", effort.seeds), ("dense", 1))
-        for seed in range(seeds)
+        for seed in range(effort.seeds)
+        for contender in CONTENDERS
     ]
     free: SimpleQueue[int] = SimpleQueue()
-    for core in cores():
+    for core in CORES:
         free.put(core)
 
     def train_one(job: tuple[str, float, int]) -> Trained:
+        contender, budget, seed = job
+        steps = max(3, round(budget / each[contender]))
         core = free.get()
         output = subprocess.run(
             [sys.executable, "-m", "benchmarks.loss_against_time",
-             *map(str, (*job, core, effort.name))],
+             *map(str, (contender, steps, seed, core, effort.name))],
             cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
         ).stdout  # fmt: skip
         free.put(core)
-        trained = Trained(*json.loads(output))
+        trained = Trained(contender, budget, seed, *json.loads(output), steps)
         print(trained, file=sys.stderr, flush=True)
         return trained
 
-    with ThreadPoolExecutor(len(cores())) as pool:
+    with ThreadPoolExecutor(len(CORES)) as pool:
         return list(pool.map(train_one, jobs))
 
 
@@ -130,40 +143,39 @@ def measure(effort: Effort) -> Table:
 
 
 def tabulate(found: list[Trained], counts: float, counting: float) -> Table:
-    """One row per budget; the seeds of the mixture one by one, each with the time it took."""
+    """One row per budget and contender; the seeds one by one."""
     table = Table(
         "Held-out loss of Tiny Shakespeare against training time, one core, nats per character",
-        ["CPU seconds planned", "mixture: loss (CPU seconds used), each seed", "mean",
-         "dense twin", f"{COUNTED}-gram counts", "to reach"],
+        ["CPU seconds planned", "contender", "steps", "CPU seconds used", "loss of each seed",
+         "mean", f"{COUNTED}-gram counts", "to reach"],
         notes=[
             f"Counting takes {counting:.1f} s.",
-            "Each entry is a run of its own, because the learning rate falls to 0 at its end; the "
-            "steps are planned from a short trial, so that the time used differs a little.",
+            "Each loss is a run of its own, because the learning rate falls to 0 at its end. The "
+            "steps are planned from the time of a step while nothing else runs; then one training "
+            "per core runs at once, so that the time used differs a little.",
         ],
         measurements={"counts": counts, "trained": [one._asdict() for one in found]},
     )  # fmt: skip
     for budget in sorted({one.budget for one in found}):
-        runs = [one for one in found if one.budget == budget]
-        mixture = [one for one in runs if one.contender == "mixture"]
-        loss = mean(one.loss for one in mixture)
-        limit = HALF_OF_NANOGPT[1] if budget <= HALF_OF_NANOGPT[0] else counts
-        table.rows.append(
-            [f"{budget:g}", _listed(mixture), f"{loss:.3f}",
-             _listed([one for one in runs if one.contender == "dense"]), f"{counts:.3f}",
-             against(loss, limit, at_most=True)]
-        )  # fmt: skip
+        for contender in CONTENDERS:
+            runs = [one for one in found if (one.budget, one.contender) == (budget, contender)]
+            loss = mean(one.loss for one in runs)
+            limit = HALF_OF_NANOGPT[1] if budget <= HALF_OF_NANOGPT[0] else counts
+            verdict = against(loss, limit, at_most=True) if contender == "mixture" else ""
+            table.rows.append(
+                [f"{budget:g}", contender, f"{runs[0].steps:,}",
+                 f"{mean(one.seconds for one in runs):.0f}",
+                 ", ".join(f"{one.loss:.3f}" for one in runs), f"{loss:.3f}", f"{counts:.3f}",
+                 verdict]
+            )  # fmt: skip
     return table
-
-
-def _listed(runs: list[Trained]) -> str:
-    return ", ".join(f"{one.loss:.3f} ({one.seconds:.0f})" for one in runs)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train in this process, as named on the command line; print the result as JSON."""
-    contender, budget, seed, core, mode = arguments
+    contender, steps, seed, core, mode = arguments
     pin(int(core))
-    print(json.dumps(train_here(contender, float(budget), int(seed), mode == "tiny")))
+    print(json.dumps(train_here(contender, int(steps), int(seed), mode == "tiny")))
 
 
 if __name__ == "__main__":

@@ -9,20 +9,17 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 Rounds = list[float]  # CPU seconds of one call, one number per round
-
-
-def cores() -> list[int]:
-    """The cores this process may use, by number; only Linux numbers them."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+# The cores this process may use, by number, before `pin`; only Linux numbers them.
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 
 
 def pin(core: int | None = None) -> None:
-    """Compute with one thread on one core: this one, or the last of `cores`."""
+    """Compute with one thread on one core: this one, or the last of CORES."""
     import torch
 
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {cores()[-1] if core is None else core})
+        os.sched_setaffinity(0, {CORES[-1] if core is None else core})
 
 
 def cpu_seconds(call: Callable[[], object], repeats: int = 1) -> float:
