@@ -130,7 +130,7 @@ def loss_figure(
     axes.plot([step for step, _ in measured], [loss for _, loss in measured], "o-",
               color=COLORS[1], markersize=4, label="held out")  # fmt: skip
     for i, (name, loss) in enumerate(baselines.items()):
-        axes.axhline(loss, linestyle=STYLES[1 + i % 3], color="gray", label=f"{name} {loss:.2f}")
+        axes.axhline(loss, linestyle=STYLES[1 + i % 3], color="gray", label=f"{name} {loss:.3f}")
     axes.set(xlabel="step", ylabel="nats per character", xlim=(0, total), ylim=(0.9, 4.3))
     axes.legend(fontsize="small", loc="upper right")
     return figure
