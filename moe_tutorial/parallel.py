@@ -109,12 +109,59 @@ def _bytes_away(rows: Tensor, send: list[int], group: dist.ProcessGroup | None) 
     return away * rows.shape[1] * rows.element_size()
 
 
+class LocalExperts(nn.Module):
+    """This rank's slice of the stacked experts; together the ranks of the group hold them all.
+
+    Shapes: rows (M, D), sorted by rank of origin and then by expert; arriving (R, E/R) int64, how
+    many there are of each -> (M, D). Raises: ValueError if the experts cannot be divided evenly.
+    """
+
+    def __init__(self, full: MoE, group: dist.ProcessGroup | None) -> None:
+        super().__init__()
+        size = experts_per_rank(len(full.w_gate), dist.get_world_size(group))
+        mine = slice(dist.get_rank(group) * size, (dist.get_rank(group) + 1) * size)
+        self.w_gate = nn.Parameter(full.w_gate.detach()[mine].clone())
+        self.w_up = nn.Parameter(full.w_up.detach()[mine].clone())
+        self.w_down = nn.Parameter(full.w_down.detach()[mine].clone())
+
+    def forward(self, rows: Tensor, arriving: Tensor) -> Tensor:
+        weights = self.w_gate, self.w_up, self.w_down
+        if not len(rows):  # an empty product: zeros as gradients here, and backward still exchanges
+            return swiglu(rows, *(w[0] for w in weights))
+        num_ranks, size = arriving.shape
+        experts = torch.arange(size, device=rows.device).repeat(num_ranks)
+        experts = experts.repeat_interleave(arriving.flatten())[:, None]  # (M, 1)
+        ones = rows.new_ones(len(rows), 1)  # (M, 1)
+        return dispatch(rows, Routing(ones, experts, ones), *weights, scale_input=False)
+
+
+def visit(
+    rows: Tensor,
+    counts: Tensor,
+    experts: LocalExperts,
+    group: dist.ProcessGroup | None,
+    traffic: Traffic,
+) -> Tensor:
+    """To the ranks of the experts, through the experts, and home again in the same order.
+
+    Shapes: rows (N*K, D) sorted by expert, counts (E,) rows for each expert -> (N*K, D).
+    """
+    leaving = counts.view(dist.get_world_size(group), -1)  # (R, E/R)
+    arriving = torch.empty_like(leaving)  # (R, E/R)
+    dist.all_to_all_single(arriving, leaving, group=group)
+    traffic.counts += (leaving.numel() - leaving.shape[1]) * leaving.element_size()
+    send, receive = leaving.sum(dim=1).tolist(), arriving.sum(dim=1).tolist()
+    rows = Exchange.apply(rows, send, receive, group, traffic)  # (M, D)
+    rows = experts(rows, arriving)  # (M, D)
+    return Exchange.apply(rows, receive, send, group, traffic)
+
+
 class ExpertParallelMoE(nn.Module):
     """An `MoE` whose experts are divided over the ranks of a group; each rank has its own tokens.
 
-    Router and shared expert are copied to every rank, the stacked experts are cut. A rank may have
-    no token. Gradients after backward, for a loss that is a sum over all tokens of all ranks: x and
-    the experts' are complete; router's and shared expert's hold this rank's tokens only, until
+    Router and shared expert are copied to every rank. A rank may have no token. Gradients after
+    backward, if the loss is a sum over the tokens of all ranks: those of x and of the experts are
+    complete; those of router and shared expert hold this rank's tokens only, until
     `sum_replicated_gradients`. The Routing is that of this rank's tokens.
     Shapes: x (B, T, D) -> (B, T, D) and a Routing of N = B*T tokens; B and T may differ by rank.
     Raises: ValueError if the experts cannot be divided evenly.
@@ -123,15 +170,10 @@ class ExpertParallelMoE(nn.Module):
 
     def __init__(self, full: MoE, group: dist.ProcessGroup | None = None) -> None:
         super().__init__()
-        num_ranks, rank = dist.get_world_size(group), dist.get_rank(group)
-        size = experts_per_rank(len(full.w_gate), num_ranks)
-        mine = slice(rank * size, (rank + 1) * size)
         self.router = copy.deepcopy(full.router)
-        self.w_gate = nn.Parameter(full.w_gate.detach()[mine].clone())
-        self.w_up = nn.Parameter(full.w_up.detach()[mine].clone())
-        self.w_down = nn.Parameter(full.w_down.detach()[mine].clone())
+        self.experts = LocalExperts(full, group)
         self.shared_expert = copy.deepcopy(full.shared_expert)
-        self.num_ranks, self.group, self.traffic = num_ranks, group, Traffic()
+        self.group, self.traffic = group, Traffic()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         tokens = x.flatten(0, 1)  # (N, D)
@@ -140,51 +182,25 @@ class ExpertParallelMoE(nn.Module):
         order = expert_of_pair.argsort(stable=True)  # (N*K,)
         token = order // self.router.top_k  # (N*K,)
         scale = routing.weights.flatten()[order, None]  # (N*K, 1)
-        counts = expert_of_pair.bincount(minlength=self.num_ranks * len(self.w_gate))  # (E,)
+        counts = expert_of_pair.bincount(minlength=routing.probs.shape[1])  # (E,)
+        scale_input = self.router.router == "sigmoid"
         rows = tokens.index_select(0, token)  # (N*K, D)
-        if self.router.router == "sigmoid":
-            rows = self.visit(rows * scale, counts)  # (N*K, D)
-        else:
-            rows = self.visit(rows, counts) * scale  # (N*K, D)
+        rows = rows * scale if scale_input else rows  # (N*K, D)
+        rows = visit(rows, counts, self.experts, self.group, self.traffic)  # (N*K, D)
+        rows = rows if scale_input else rows * scale  # (N*K, D)
         y = torch.zeros_like(tokens).index_add(0, token, rows)  # (N, D)
         if self.shared_expert is not None:
             y = y + self.shared_expert(tokens)  # (N, D)
         return y.view_as(x), routing
 
-    def visit(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """To the experts' ranks, through the experts, and home again in the same order.
 
-        Shapes: rows (N*K, D) sorted by expert, counts (E,) -> (N*K, D).
-        """
-        leaving = counts.view(self.num_ranks, -1)  # (R, E/R)
-        arriving = torch.empty_like(leaving)  # (R, E/R)
-        dist.all_to_all_single(arriving, leaving, group=self.group)
-        self.traffic.counts += (leaving.numel() - leaving.shape[1]) * leaving.element_size()
-        send, receive = leaving.sum(dim=1).tolist(), arriving.sum(dim=1).tolist()
-        rows = Exchange.apply(rows, send, receive, self.group, self.traffic)  # (M, D)
-        rows = self.compute(rows, arriving)  # (M, D)
-        return Exchange.apply(rows, receive, send, self.group, self.traffic)
-
-    def compute(self, rows: Tensor, arriving: Tensor) -> Tensor:
-        """This rank's experts on the rows of all ranks, with the sorted slices of chapter 07.
-
-        Shapes: rows (M, D), arriving (R, E/R) rows from each rank for each expert -> (M, D).
-        """
-        weights = self.w_gate, self.w_up, self.w_down
-        if not len(rows):  # an empty product: the gradients here are zeros, and backward exchanges
-            return swiglu(rows, *(w[0] for w in weights))
-        experts = torch.arange(arriving.shape[1], device=rows.device).repeat(self.num_ranks)
-        experts = experts.repeat_interleave(arriving.flatten())[:, None]  # (M, 1)
-        ones = rows.new_ones(len(rows), 1)  # (M, 1)
-        return dispatch(rows, Routing(ones, experts, ones), *weights, scale_input=False)
-
-    def sum_replicated_gradients(self) -> None:
-        """Add up the gradients of router and shared expert over the ranks; all must call it."""
-        shared = () if self.shared_expert is None else self.shared_expert.parameters()
-        for parameter in (*self.router.parameters(), *shared):
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad, group=self.group)
+def sum_replicated_gradients(layer: ExpertParallelMoE) -> None:
+    """Add up the gradients of router and shared expert over the ranks; all must call it."""
+    shared = () if layer.shared_expert is None else layer.shared_expert.parameters()
+    for parameter in (*layer.router.parameters(), *shared):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad, group=layer.group)
 
 
 class RankResult(NamedTuple):
@@ -192,7 +208,7 @@ class RankResult(NamedTuple):
 
     y: Tensor  # (B, T, D)
     x_gradient: Tensor  # (B, T, D)
-    gradients: dict[str, Tensor]  # by parameter; of the experts, this rank's only
+    gradients: dict[str, Tensor]  # by parameter; of the experts, those of this rank
     traffic: Traffic
 
 
@@ -204,7 +220,7 @@ def forward_and_backward(rank: int, full: MoE, batches: Sequence[Tensor]) -> Ran
     layer, x = ExpertParallelMoE(full), batches[rank].clone().requires_grad_()
     y, _ = layer(x)
     y.pow(3).sum().backward()
-    layer.sum_replicated_gradients()
+    sum_replicated_gradients(layer)
     gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
     return RankResult(y.detach(), x.grad, gradients, layer.traffic)
 
