@@ -306,9 +306,10 @@ def _collect(
             except (EOFError, OSError):
                 raise _died(rank, workers) from None
             if error is not None:
+                # A killed rank makes the others fail: give it a second to be seen, and name it.
+                ended = wait([process.sentinel for process, _ in workers], timeout=1.0)
                 for other, (process, _) in enumerate(workers):
-                    process.join(0.1)  # a killed rank makes the others fail: name that one
-                    if process.exitcode is not None:
+                    if process.sentinel in ended:
                         raise _died(other, workers)
                 failure = RuntimeError(f"rank {rank} failed: {error}")
                 failure.add_note(trace)
