@@ -30,6 +30,7 @@ CHAPTERS = {
     "08_training": ("model", "checkpoint", "training"),
     "09_sampling": ("sampling",),
     "10_hugging_face": ("families", "hugging_face"),
+    "14_many_devices": ("parallel",),
 }
 PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 MACHINERY = {"exercise", "check", "solution"}

@@ -377,3 +377,47 @@ def test_mistakes_stand_beside_the_tolerance():
     assert axes.get_xscale() == "log"
     assert tolerance.get_xdata() == [1e-5, 1e-5]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["right", "wrong", "zero"]
+
+
+# --- Chapter 14 ---
+
+
+def test_rows_are_written_in_their_cells_and_the_diagonal_is_hatched():
+    figure = plots.rows_figure(torch.tensor([[2, 0], [1, 5]]))
+    axes = figure.axes[0]
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(0, 0): "2", (1, 0): "0", (0, 1): "1", (1, 1): "5"}
+    assert axes.images[0].get_array().tolist() == [[2, 0], [1, 5]]
+    assert [(bar.get_x(), bar.get_y()) for bar in axes.patches] == [(-0.5, -0.5), (0.5, 0.5)]
+    assert all(bar.get_hatch() for bar in axes.patches)
+
+
+def test_counted_bytes_are_markers_and_the_formula_is_lines():
+    by_ranks, by_experts = {1: {2: 10.0, 4: 15.0}, 2: {2: 20.0}}, {1: {8: 15.0, 16: 15.5}}
+    left, right = plots.traffic_figure(by_ranks, by_experts, {1: {2: 11.0, 4: 14.0}}).axes
+    assert [list(line.get_ydata()) for line in left.lines] == [[10, 15], [20], [11, 14]]
+    assert [line.get_linestyle() for line in left.lines] == ["None", "None", "-"]
+    assert list(right.lines[0].get_xdata()) == [8, 16]
+    assert "bytes" in left.get_ylabel()
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["top_k 1", "top_k 2"]
+
+
+def test_every_rank_waits_until_the_slowest_has_ended():
+    figure = plots.work_figure({"even": torch.tensor([3, 3]), "skewed": torch.tensor([1, 5])})
+    even, skewed = figure.axes
+    assert [bar.get_height() for bar in skewed.containers[0]] == [1, 5]
+    waits = [(bar.get_y(), bar.get_height()) for bar in skewed.containers[1]]
+    assert waits == [(1, 4), (5, 0)]
+    assert [set(axes.lines[0].get_ydata()) for axes in figure.axes] == [{3}, {3}]
+    assert [axes.get_title() for axes in (even, skewed)] == ["even", "skewed"]
+
+
+def test_every_link_is_a_curve_and_every_mark_a_vertical_line():
+    axes = plots.fabric_figure([10, 100], {"a": [2.0, 0.2], "b": [20, 2]}, {"ours": 96}).axes[0]
+    a, b, one, ours = axes.lines
+    assert [list(line.get_ydata()) for line in (a, b)] == [[2, 0.2], [20, 2]]
+    assert set(one.get_ydata()) == {1}
+    assert list(ours.get_xdata()) == [96, 96]
+    assert axes.texts[0].get_text() == "ours"
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert a.get_linestyle() != b.get_linestyle()

@@ -39,7 +39,9 @@ def run_twice(notebook: Path, folder: Path) -> None:
 def run_twice_in_new_process(notebook: Path, folder: Path) -> str:
     """The same, where event loops and sockets end with the process; the error, or nothing."""
     command = [sys.executable, "-W", "ignore", __file__, str(notebook), str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, cwd=notebook.parent, capture_output=True, text=True, check=False
+    )
     return f"{notebook.stem}: {result.stderr}" if result.returncode else ""
 
 

@@ -31,3 +31,4 @@ from moe_tutorial.checks.ch10 import (
     check_grouped_attention,
     check_repaired_rows,
 )
+from moe_tutorial.checks.ch14 import check_repaired_average, check_rows_once, check_splits

@@ -1,0 +1,333 @@
+"""Experts divided over processes: tokens travel to their experts and back. Chapter 14.
+
+Shape letters as in moe.py, and R ranks (processes), M rows that arrive at this rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from moe_tutorial.moe import MoE, Routing, dispatch, swiglu
+
+
+def experts_per_rank(num_experts: int, num_ranks: int) -> int:
+    """E/R: rank r owns the experts r * E/R to (r+1) * E/R - 1. Raises: ValueError if not whole."""
+    if num_experts % num_ranks:
+        raise ValueError(
+            f"num_experts={num_experts} cannot be divided evenly over {num_ranks} ranks; "
+            f"the number of ranks must divide the number of experts"
+        )
+    return num_experts // num_ranks
+
+
+def rows_between(experts: Sequence[Tensor], num_experts: int) -> Tensor:
+    """How many rows each rank sends to each other one, before the experts compute.
+
+    Row r, column s: from rank r to rank s. The diagonal stays at home; column sums are the work.
+    Shapes: experts (N, K) int64 for each of R ranks, where N may differ -> (R, R) int64.
+    """
+    num_ranks = len(experts)
+    owners = [e.flatten() // experts_per_rank(num_experts, num_ranks) for e in experts]
+    return torch.stack([owner.bincount(minlength=num_ranks) for owner in owners])
+
+
+def bytes_leaving(rows: Tensor, row_bytes: int) -> Tensor:
+    """Bytes that each rank sends to others in one forward pass; one backward pass sends as many.
+
+    A row leaves its home for an expert elsewhere, and the result leaves that rank for home.
+    Shapes: rows (R, R) from `rows_between` -> (R,) int64. row_bytes: D times bytes per number.
+    """
+    away = rows - rows.diag().diag()  # (R, R)
+    return (away.sum(dim=1) + away.sum(dim=0)) * row_bytes
+
+
+@dataclass
+class Traffic:
+    """Bytes that one rank has sent to others so far; what stays on the rank is not counted."""
+
+    counts: int = 0
+    forward: int = 0
+    backward: int = 0
+
+
+def all_to_all(
+    rows: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup | None
+) -> Tensor:
+    """Cut rows into R pieces, piece r for rank r; the pieces that arrive, in the order of ranks.
+
+    It has no gradient; `Exchange` has. Every rank of the group must call it.
+    Shapes: rows (sum of send, D) -> (sum of receive, D).
+    """
+    received = rows.new_empty(sum(receive), *rows.shape[1:])
+    dist.all_to_all_single(received, rows.contiguous(), receive, send, group=group)
+    return received
+
+
+class Exchange(torch.autograd.Function):
+    """`all_to_all` with a gradient: what came from a rank, its gradient goes back to that rank.
+
+    So backward is the same exchange with `send` and `receive` swapped. It happens on all ranks or
+    on none: x must require a gradient on all or on none, and all must call backward.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, send, receive, group, traffic):
+        ctx.send, ctx.receive, ctx.group, ctx.traffic = send, receive, group, traffic
+        traffic.forward += _bytes_away(rows, send, group)
+        return all_to_all(rows, send, receive, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        ctx.traffic.backward += _bytes_away(gradient, ctx.receive, ctx.group)
+        return all_to_all(gradient, ctx.receive, ctx.send, ctx.group), None, None, None, None
+
+
+def _bytes_away(rows: Tensor, send: list[int], group: dist.ProcessGroup | None) -> int:
+    away = sum(send) - send[dist.get_rank(group)]
+    return away * rows.shape[1] * rows.element_size()
+
+
+class LocalExperts(nn.Module):
+    """This rank's slice of the stacked experts; together the ranks of the group hold them all.
+
+    Shapes: rows (M, D), sorted by rank of origin and then by expert; arriving (R, E/R) int64, how
+    many there are of each -> (M, D). Raises: ValueError if the experts cannot be divided evenly.
+    """
+
+    def __init__(self, full: MoE, group: dist.ProcessGroup | None) -> None:
+        super().__init__()
+        size = experts_per_rank(len(full.w_gate), dist.get_world_size(group))
+        mine = slice(dist.get_rank(group) * size, (dist.get_rank(group) + 1) * size)
+        self.w_gate = nn.Parameter(full.w_gate.detach()[mine].clone())
+        self.w_up = nn.Parameter(full.w_up.detach()[mine].clone())
+        self.w_down = nn.Parameter(full.w_down.detach()[mine].clone())
+
+    def forward(self, rows: Tensor, arriving: Tensor) -> Tensor:
+        weights = self.w_gate, self.w_up, self.w_down
+        if not len(rows):  # an empty product: zeros as gradients here, and backward still exchanges
+            return swiglu(rows, *(w[0] for w in weights))
+        num_ranks, size = arriving.shape
+        experts = torch.arange(size, device=rows.device).repeat(num_ranks)
+        experts = experts.repeat_interleave(arriving.flatten())[:, None]  # (M, 1)
+        ones = rows.new_ones(len(rows), 1)  # (M, 1)
+        return dispatch(rows, Routing(ones, experts, ones), *weights, scale_input=False)
+
+
+def visit(
+    rows: Tensor,
+    counts: Tensor,
+    experts: LocalExperts,
+    group: dist.ProcessGroup | None,
+    traffic: Traffic,
+) -> Tensor:
+    """To the ranks of the experts, through the experts, and home again in the same order.
+
+    Shapes: rows (N*K, D) sorted by expert, counts (E,) rows for each expert -> (N*K, D).
+    """
+    leaving = counts.view(dist.get_world_size(group), -1)  # (R, E/R)
+    arriving = torch.empty_like(leaving)  # (R, E/R)
+    dist.all_to_all_single(arriving, leaving, group=group)
+    traffic.counts += (leaving.numel() - leaving.shape[1]) * leaving.element_size()
+    send, receive = leaving.sum(dim=1).tolist(), arriving.sum(dim=1).tolist()
+    rows = Exchange.apply(rows, send, receive, group, traffic)  # (M, D)
+    rows = experts(rows, arriving)  # (M, D)
+    return Exchange.apply(rows, receive, send, group, traffic)
+
+
+class ExpertParallelMoE(nn.Module):
+    """An `MoE` whose experts are divided over the ranks of a group; each rank has its own tokens.
+
+    Router and shared expert are copied to every rank. A rank may have no token. Gradients after
+    backward, if the loss is a sum over the tokens of all ranks: those of x and of the experts are
+    complete; those of router and shared expert hold this rank's tokens only, until
+    `sum_replicated_gradients`. The Routing is that of this rank's tokens.
+    Shapes: x (B, T, D) -> (B, T, D) and a Routing of N = B*T tokens; B and T may differ by rank.
+    Raises: ValueError if the experts cannot be divided evenly.
+    Source: Lepikhin et al. 2020, arXiv:2006.16668, without a capacity. Chapter 14.
+    """
+
+    def __init__(self, full: MoE, group: dist.ProcessGroup | None = None) -> None:
+        super().__init__()
+        self.router = copy.deepcopy(full.router)
+        self.experts = LocalExperts(full, group)
+        self.shared_expert = copy.deepcopy(full.shared_expert)
+        self.group, self.traffic = group, Traffic()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
+        tokens = x.flatten(0, 1)  # (N, D)
+        routing = self.router(tokens)
+        expert_of_pair = routing.experts.flatten()  # (N*K,)
+        order = expert_of_pair.argsort(stable=True)  # (N*K,)
+        token = order // self.router.top_k  # (N*K,)
+        scale = routing.weights.flatten()[order, None]  # (N*K, 1)
+        counts = expert_of_pair.bincount(minlength=routing.probs.shape[1])  # (E,)
+        scale_input = self.router.router == "sigmoid"
+        rows = tokens.index_select(0, token)  # (N*K, D)
+        rows = rows * scale if scale_input else rows  # (N*K, D)
+        rows = visit(rows, counts, self.experts, self.group, self.traffic)  # (N*K, D)
+        rows = rows if scale_input else rows * scale  # (N*K, D)
+        y = torch.zeros_like(tokens).index_add(0, token, rows)  # (N, D)
+        if self.shared_expert is not None:
+            y = y + self.shared_expert(tokens)  # (N, D)
+        return y.view_as(x), routing
+
+
+def sum_replicated_gradients(layer: ExpertParallelMoE) -> None:
+    """Add up the gradients of router and shared expert over the ranks; all must call it."""
+    shared = () if layer.shared_expert is None else layer.shared_expert.parameters()
+    for parameter in (*layer.router.parameters(), *shared):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad, group=layer.group)
+
+
+class RankResult(NamedTuple):
+    """What one rank has after one forward and one backward pass."""
+
+    y: Tensor  # (B, T, D)
+    x_gradient: Tensor  # (B, T, D)
+    gradients: dict[str, Tensor]  # by parameter; of the experts, those of this rank
+    traffic: Traffic
+
+
+def forward_and_backward(rank: int, full: MoE, batches: Sequence[Tensor]) -> RankResult:
+    """The work of one rank: its batch through its experts; the loss is the sum of sin(y).
+
+    Shapes: batches (B, T, D), one per rank.
+    """
+    layer, x = ExpertParallelMoE(full), batches[rank].clone().requires_grad_()
+    y, _ = layer(x)
+    y.sin().sum().backward()
+    sum_replicated_gradients(layer)
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    return RankResult(y.detach(), x.grad, gradients, layer.traffic)
+
+
+def run(function: Callable, num_processes: int, *arguments: object, seconds: float = 240.0) -> list:
+    """Call function(rank, *arguments) in new processes that form one gloo group; results by rank.
+
+    The processes get copies of the arguments, and have ended when this returns or raises.
+    function must be importable: one that a notebook defines does not exist in a new process.
+    Raises: RuntimeError with the rank if one fails or dies, TimeoutError after `seconds`,
+    ValueError for a function of a notebook or script.
+    """
+    if function.__module__ == "__main__":
+        raise ValueError(
+            f"{function.__name__} is defined in a notebook or script, which new processes cannot "
+            f"import; put it into a module"
+        )
+    deadline = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        workers: list[tuple[BaseProcess, Connection]] = []
+        stack.callback(_end, workers)
+        for rank in range(num_processes):
+            workers.append(_start(rank, num_processes, folder, seconds, function, arguments))
+        return _collect(workers, deadline, seconds)
+
+
+def _start(
+    rank: int, size: int, folder: str, seconds: float, function: Callable, arguments: tuple
+) -> tuple[BaseProcess, Connection]:
+    spawn = multiprocessing.get_context("spawn")  # a forked copy of running threads may hang
+    here, there = spawn.Pipe()
+    # Copies: tensors travel in shared memory, and no process may change those of another.
+    mine = copy.deepcopy(arguments)
+    work = (there, rank, size, folder, seconds, function, mine)
+    process = spawn.Process(target=_work, args=work, daemon=True)
+    with there:
+        process.start()
+    return process, here
+
+
+def _work(
+    connection: Connection, rank: int, size: int, folder: str, seconds: float,
+    function: Callable, arguments: tuple,
+) -> None:  # fmt: skip
+    """The life of one process: join the group, work, report, wait until the others have."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        if os.name == "posix":  # all processes are on this machine: no other network is touched
+            names = (name for _, name in socket.if_nameindex() if name.startswith("lo"))
+            os.environ["GLOO_SOCKET_IFNAME"] = next(names)
+        store = dist.FileStore(str(Path(folder) / "store"), size)  # no port that could be taken
+        dist.init_process_group(
+            "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
+        )
+        torch.set_num_threads(1)
+        connection.send((function(rank, *arguments), None, ""))
+    except BaseException as error:
+        connection.send((None, f"{type(error).__name__}: {error}", traceback.format_exc()))
+    threading.Event().wait()  # tensors in flight need this process, and so may other ranks
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _collect(
+    workers: list[tuple[BaseProcess, Connection]], deadline: float, seconds: float
+) -> list:
+    """One result per rank; the first failure is raised, because the others only follow from it."""
+    results, waiting = {}, {connection: rank for rank, (_, connection) in enumerate(workers)}
+    while waiting:
+        ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+        if not ready:
+            ranks = ", ".join(map(str, waiting.values()))
+            raise TimeoutError(f"no result after {seconds:g} s from rank {ranks}")
+        for connection in ready:
+            rank = waiting.pop(connection)
+            try:
+                result, error, trace = connection.recv()
+            except (EOFError, OSError):
+                raise _died(rank, workers) from None
+            if error is not None:
+                # A killed rank makes the others fail: give it a second to be seen, and name it.
+                ended = wait([process.sentinel for process, _ in workers], timeout=1.0)
+                for other, (process, _) in enumerate(workers):
+                    if process.sentinel in ended:
+                        raise _died(other, workers)
+                failure = RuntimeError(f"rank {rank} failed: {error}")
+                failure.add_note(trace)
+                raise failure
+            results[rank] = copy.deepcopy(result)  # out of shared memory
+    return [results[rank] for rank in range(len(workers))]
+
+
+def _died(rank: int, workers: list[tuple[BaseProcess, Connection]]) -> RuntimeError:
+    process, _ = workers[rank]
+    process.join(5)
+    return RuntimeError(f"rank {rank} ended without a result, exit code {process.exitcode}")
+
+
+def _end(workers: list[tuple[BaseProcess, Connection]]) -> None:
+    for process, connection in workers:
+        process.kill()
+        connection.close()
+    for process, _ in workers:
+        process.join()
+        process.close()
