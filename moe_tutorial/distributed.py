@@ -1,23 +1,20 @@
 """One training on several processes, each with its share of every batch.
 
-The engine is torch.distributed: gloo between CPU processes, nccl between GPUs, and torch's own
-launcher. With several processes, P of them, each one runs the same loop on the same model:
+The engine is torch.distributed with DistributedDataParallel: gloo between CPU processes, nccl
+between GPUs, and torch's own launcher. Each of P processes runs the same loop on the same model:
 
 1. All draw the same B windows, because all hold the same batch generator.
-2. The model reads only the B / P windows of its own process (hook before the forward pass).
-3. Its outputs are gathered (hook after it): every process has the logits and routings of all B
-   windows and computes the loss and the balance loss of the whole batch, as one process would.
-4. Each gradient holds what flowed back through the process's own windows. Their sum over the
-   processes is the gradient of the whole batch, before it is clipped.
+2. The model reads only the B / P windows of its own process.
+3. Its outputs are gathered: every process has the logits and routings of all B windows, so that the
+   loss and the balance loss, a product of two means over the batch, are those of the whole batch.
+4. DistributedDataParallel averages the gradients during the backward pass. What flows back into the
+   outputs of the own windows is multiplied by P beforehand, so the average is the sum: the gradient
+   of the whole batch, before it is clipped.
 
-Differs from DistributedDataParallel; because that averages the gradients of P separate losses, and
-the balance loss is a product of two means over the batch, so that its mean over the processes is
-not its value on the whole batch; and because the training loop, its chapter and the checkpoints
-see the same plain model on one process and on many. The price: one message after the backward pass
-where DistributedDataParallel sends many during it, and logits on the wire, B * T * V numbers
-(3 % of the gradient for the default configuration; too much for a vocabulary of 100,000).
-An expert that got no token on one process needs no care: the experts of a layer are one parameter,
-whose gradient is then zero in that expert's part.
+The training loop and the checkpoints see the plain model, on one process and on many; the price is
+logits on the wire, B * T * V numbers (3 % of the gradient for the default configuration; too much
+for a vocabulary of 100,000). An expert that got no token on one process needs no care: the experts
+of a layer are one parameter, whose gradient is then zero in that expert's part.
 
 Shape letters: B batch, T time, V vocabulary, E experts, K top_k, N = B*T, P processes.
 Source: Li et al. 2020, arXiv:2006.15704.
@@ -32,17 +29,20 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
-from typing import TypeVar
+from tempfile import TemporaryDirectory
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from moe_tutorial.attention import KVCache
 from moe_tutorial.config import Config, DeviceConfig
 from moe_tutorial.device import available_cores, choose_device
-from moe_tutorial.model import ModelOutput
+from moe_tutorial.model import ModelOutput, MoELanguageModel
 from moe_tutorial.moe import Routing
 from moe_tutorial.training import TrainingState
 
@@ -92,13 +92,20 @@ def processes_to_launch(config: Config) -> int:
             )
         return 1
     kind = choose_device(device).type
-    number = device.num_processes or (len(device.gpu_ids) if kind == "cuda" else 1)
+    number = len(device.gpu_ids) if kind == "cuda" else device.num_processes or 1
     if kind == "mps" and number > 1:
-        raise ValueError("several processes cannot share Apple's GPU; set device.type=cpu")
-    if kind == "cuda" and (number > len(device.gpu_ids) or max(device.gpu_ids) >= _gpus()):
         raise ValueError(
-            f"{number} processes with device.gpu_ids={device.gpu_ids} need a GPU each, but PyTorch "
-            f"sees {_gpus()}; change gpu_ids and num_processes, or set device.type=cpu"
+            f"device.num_processes={number} cannot share Apple's GPU; set device.type=cpu"
+        )
+    if kind == "cuda" and device.num_processes is not None:
+        raise ValueError(
+            f"device.num_processes={device.num_processes} is for the CPU; on GPUs there is one "
+            f"process for each of device.gpu_ids={device.gpu_ids}: set it to null, or type to cpu"
+        )
+    if kind == "cuda" and (max(device.gpu_ids) >= _gpus() or len(set(device.gpu_ids)) < number):
+        raise ValueError(
+            f"device.gpu_ids={device.gpu_ids} must name each GPU once, and PyTorch sees {_gpus()}; "
+            f"change gpu_ids, or set device.type=cpu"
         )
     _check_divisible(config.training.batch_size, number)
     return number
@@ -110,24 +117,25 @@ def launch(number: int, arguments: Sequence[str]) -> int:
     Each gets an equal share of the cores, unless OMP_NUM_THREADS is set. When one fails, the
     others are stopped. Returns the exit code. Raises: LaunchFailed with the reason in one line.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("", ".agent.server.api", ".multiprocessing.api"):  # `_explain` says it in one line
         logging.getLogger(f"torch.distributed.elastic{name}").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // number)))
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=RUN_ID, max_restarts=0,
-        rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
-        monitor_interval=0.1,
-    )  # fmt: skip
-    try:
-        elastic_launch(config, sys.executable)("-m", "moe_tutorial", *arguments)
-    except SignalException as stop:
-        return 128 + stop.sigval
-    except ChildFailedError as error:
-        return _explain(error.failures, number)
+    with TemporaryDirectory() as folder:  # where the processes leave the reasons of their failures
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=RUN_ID, max_restarts=0,
+            rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
+            monitor_interval=0.1, logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )  # fmt: skip
+        try:
+            elastic_launch(config, sys.executable)("-m", "moe_tutorial", *arguments)
+        except SignalException as stop:
+            return 128 + stop.sigval
+        except ChildFailedError as error:
+            return _explain(error.failures, number)
     return 0
 
 
@@ -144,6 +152,20 @@ def report(error: Exception, text: str) -> None:
         get_error_handler().record_exception(RuntimeError(text))
     elif os.environ.get("RANK") == "0" or not isinstance(error, ValueError):
         print(f"error: process {os.environ.get('RANK')}: {text}", file=sys.stderr)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, one of several, with its output written but without Python's finalization.
+
+    The finalization ends threads that wait for the interpreter in the midst of torch's C++, and
+    gloo's threads may still do so: now and then, on a busy machine, a process that had done its
+    work was aborted ("terminate called without an active exception"). Its launcher took that for a
+    failure, and the launcher of another machine waited five minutes for it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the reader is gone
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager
@@ -193,8 +215,7 @@ def share(state: TrainingState, config: Config) -> TrainingState:
     if number == 1:
         return state
     _check_divisible(config.training.batch_size, number)
-    weights, moments, batches, counters = from_first(lambda: _contents(state))
-    state.model.load_state_dict(weights)
+    moments, batches, counters = from_first(lambda: _contents(state))
     if not is_first():
         groups = state.optimizer.state_dict()["param_groups"]
         state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -221,41 +242,42 @@ class SharedState(TrainingState):
         self._seconds = clock.item()
 
 
-def connect(state: TrainingState, seed: int) -> None:
-    """Hook steps 2 to 4 of this module's docstring into the model; evaluation stays as it is.
+class OwnForward(nn.Module):
+    """A model's forward pass as it was made, for DistributedDataParallel to wrap.
 
+    Shapes: tokens (B / P, T) -> ModelOutput of these windows.
+    """
+
+    def __init__(self, model: MoELanguageModel) -> None:
+        super().__init__()
+        self.model = model
+        self.own_forward = model.forward
+
+    def forward(self, tokens: Tensor) -> ModelOutput:
+        return self.own_forward(tokens)
+
+
+def connect(state: TrainingState, seed: int) -> None:
+    """Put steps 2 to 4 of this module's docstring into the model; evaluation stays as it is.
+
+    All processes take over the weights of the first.
     Dropout: with several processes, the masks of a step are drawn from (seed, step, process). So
     no two processes drop the same numbers, and a run that is resumed on as many processes repeats
     itself; a run on another number of processes has other masks.
     """
-    rank, number = dist.get_rank(), dist.get_world_size()
-    parameters = [p for p in state.model.parameters() if p.requires_grad]
-    waiting = len(parameters)
+    model, rank, number = state.model, dist.get_rank(), dist.get_world_size()
+    own = OwnForward(model)
+    parallel = DistributedDataParallel(
+        own, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )
 
-    def own_windows(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        nonlocal waiting
+    def forward(tokens: Tensor, caches: list[KVCache] | None = None) -> ModelOutput:
         if not model.training:
-            return None
-        if waiting not in (0, len(parameters)):
-            raise RuntimeError(f"{waiting} parameters got no gradient: the processes disagree")
-        waiting = len(parameters)
+            return own.own_forward(tokens, caches)
         torch.manual_seed(random.Random(f"{seed} {state.step} {rank}").getrandbits(63))
-        tokens, *rest = inputs
-        return tokens.chunk(number)[rank], *rest  # (B / P, T)
+        return gather_output(parallel(tokens.chunk(number)[rank]))
 
-    def all_windows(model: nn.Module, inputs: object, output: ModelOutput) -> ModelOutput | None:
-        return gather_output(output) if model.training else None
-
-    def count(parameter: Tensor) -> None:
-        nonlocal waiting
-        waiting -= 1
-        if waiting == 0:  # the backward pass is at its end
-            sum_gradients(parameters)
-
-    state.model.register_forward_pre_hook(own_windows)
-    state.model.register_forward_hook(all_windows)
-    for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(count)
+    model.forward = forward  # the model keeps its type, the names of its weights, and its methods
 
 
 def gather_output(output: ModelOutput) -> ModelOutput:
@@ -270,24 +292,18 @@ def gather_output(output: ModelOutput) -> ModelOutput:
 
 
 def gather(own: Tensor) -> Tensor:
-    """The rows of all processes; gradients reach the own ones. Shapes: (n, ...) -> (P * n, ...).
+    """The rows of all processes. Shapes: (n, ...) -> (P * n, ...).
 
     Every process computes the whole loss from these rows, so the gradient of its own rows is whole
-    already, and nothing has to be sent on the way back.
+    already and nothing has to be sent on the way back; it is multiplied by P.
     """
     parts = [torch.empty_like(own, requires_grad=False) for _ in range(processes())]
     dist.all_gather(parts, own.detach().contiguous())
-    parts[dist.get_rank()] = own
+    mine = own.view_as(own)  # a node of its own: what flows back to it does not come from the model
+    if mine.requires_grad:
+        mine.register_hook(lambda gradient: processes() * gradient)
+    parts[dist.get_rank()] = mine
     return torch.cat(parts)
-
-
-def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace every gradient by its sum over the processes, in one message."""
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-    dist.all_reduce(flat)
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, total in zip(parameters, flat.split(sizes), strict=True):
-        parameter.grad.copy_(total.view_as(parameter))
 
 
 def agree(stop: int | None) -> int | None:
@@ -302,8 +318,8 @@ def agree(stop: int | None) -> int | None:
 def ignore_repeated_signals() -> None:
     """In one of several processes, let `stop_between_steps` see one signal and ignore all others.
 
-    Ctrl-C reaches every process twice, from the terminal and from the launcher, which kills what
-    has not ended after half a minute.
+    The launcher passes a signal on, so it comes twice where it was sent to all processes. The
+    launcher kills what has not ended after half a minute.
     """
     if processes() > 1:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -313,12 +329,11 @@ def ignore_repeated_signals() -> None:
 def _contents(state: TrainingState) -> tuple[object, ...]:
     names = [field.name for field in fields(TrainingState)]
     counters = {n: getattr(state, n) for n in names if n not in ("model", "optimizer", "generator")}
-    weights = {name: tensor.cpu() for name, tensor in state.model.state_dict().items()}
     moments = {
         number: {name: tensor.cpu() for name, tensor in moment.items()}
         for number, moment in state.optimizer.state_dict()["state"].items()
     }
-    return weights, moments, state.generator.get_state(), counters
+    return moments, state.generator.get_state(), counters
 
 
 def _explain(failures: dict[int, object], number: int) -> int:

@@ -1,7 +1,9 @@
 """Training on several processes: the same losses, the same files, and an end when one dies."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -9,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,24 +23,23 @@ from safetensors.torch import load_file
 
 from moe_tutorial.checkpoint import save_checkpoint
 from moe_tutorial.cli import main
-from moe_tutorial.config import Config, TrainingConfig, load_config
+from moe_tutorial.config import Config, ModelConfig, TrainingConfig, load_config
 from moe_tutorial.distributed import (
     agree,
     from_first,
-    gather_output,
     processes_to_launch,
     share,
-    sum_gradients,
 )
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import expert_load, load_balancing_loss
 from moe_tutorial.run import open_run, train_in_folder
-from moe_tutorial.training import next_character_loss, start_training
+from moe_tutorial.training import TrainingState, next_character_loss, start_training, train
 
 STEPS = 12
 LIMITS = [f"training.max_steps={STEPS}", "training.epochs=1000", "inference.max_new_tokens=5"]
 RUN = [*(item for item in TINY_RUN if "dropout" not in item), "model.dropout=0", *LIMITS]
 PARALLEL = ["device.use_data_parallel=true", "device.num_processes=2", "device.type=cpu"]
+DEADLINE = 120  # seconds that any command may take on a busy machine before it counts as stuck
 KEYS = ("loss", "balance_loss", "grad_norm", "learning_rate", "validation_loss")
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="tested on Linux and macOS only")
@@ -55,25 +57,37 @@ def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start `python [launcher] -m moe_tutorial train`."""
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "moe_tutorial", "train", *arguments],
-        cwd=folder, env=environment() | {"PYTHONPATH": str(ROOT)}, text=True, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def start():
+    """A function that starts `python [launcher] -m moe_tutorial train`; nothing outlives it."""
+    started = []
+
+    def start(folder: Path, *arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *launcher, "-m", "moe_tutorial", "train", *arguments],
+            cwd=folder, env=environment() | {"PYTHONPATH": str(ROOT)}, text=True, encoding="utf-8",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:  # its test has failed; a launcher ends its processes on SIGTERM
+            process.terminate()
+            process.communicate(timeout=DEADLINE)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, err
     return out
 
 
 def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
-    path, deadline = folder / "model" / "metrics.jsonl", time.monotonic() + 60
+    path, deadline = folder / "model" / "metrics.jsonl", time.monotonic() + DEADLINE
     while not (path.exists() and path.read_bytes().count(b"\n") >= step):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -102,7 +116,7 @@ def on_one(folder_of_one) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def on_two(tmp_path_factory) -> Path:
+def on_two(start, tmp_path_factory) -> Path:
     """The folder of a plain `train` command on two processes."""
     folder = new_folder(tmp_path_factory)
     out = finish(start(folder, "--set", *RUN, *PARALLEL))
@@ -134,7 +148,7 @@ def test_checkpoints_are_the_same_files_whatever_the_number_of_processes(folder_
 
 
 def test_a_run_begun_on_one_process_resumes_on_two_of_torchrun(
-    on_one, tmp_path_factory, monkeypatch
+    start, on_one, tmp_path_factory, monkeypatch
 ):
     folder = new_folder(tmp_path_factory)
     monkeypatch.chdir(folder)
@@ -149,17 +163,22 @@ def test_a_run_begun_on_one_process_resumes_on_two_of_torchrun(
     torch.testing.assert_close(losses(folder), on_one, atol=1e-5, rtol=0)
 
 
-def test_two_nodes_on_loopback_give_the_loss_sequence_of_one(on_one, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def free_port() -> int:
+    """A port below those that systems hand out by themselves, so that nobody takes it meanwhile."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := random.randrange(20_000, 30_000)))
+            return port
+
+
+def test_two_nodes_on_loopback_give_the_loss_sequence_of_one(start, on_one, tmp_path_factory):
     nodes = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
-             "--local-addr", "127.0.0.1")  # fmt: skip
+             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}",
+             "--rdzv-id", "test", "--local-addr", "127.0.0.1")  # fmt: skip
     folders = [new_folder(tmp_path_factory) for _ in range(2)]  # they share no files
     started = [start(folder, "--set", *RUN, launcher=nodes) for folder in folders]
     for process in started:
-        finish(process)
+        finish(process)  # both launchers with code 0: neither saw its process fail
     written = [folder for folder in folders if (folder / "model").exists()]
     assert len(written) == 1
     torch.testing.assert_close(losses(written[0]), on_one, atol=1e-5, rtol=0)
@@ -169,7 +188,7 @@ LONG = [*RUN, "training.max_steps=2000", "training.save_steps=5", "training.eval
 
 
 def test_a_killed_worker_ends_all_with_one_line_and_the_run_resumes_on_one(
-    tmp_path_factory, monkeypatch
+    start, tmp_path_factory, monkeypatch
 ):
     folder, victim = new_folder(tmp_path_factory), 1
     process = start(folder, "--set", *LONG, *PARALLEL)
@@ -177,8 +196,8 @@ def test_a_killed_worker_ends_all_with_one_line_and_the_run_resumes_on_one(
     pids = workers(process)
     os.kill(pids[victim], signal.SIGKILL)
     killed = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    assert time.monotonic() - killed < 10
+    _, err = process.communicate(timeout=DEADLINE)
+    assert time.monotonic() - killed < 25, "the launcher had to kill the other one, after 30 s"
     assert process.returncode == 1
     assert err.count("\n") == 1, err
     assert re.match(rf"error: process {victim} of 0 to 1 was ended by SIGKILL.*--resume", err)
@@ -201,16 +220,17 @@ def test_a_killed_worker_ends_all_with_one_line_and_the_run_resumes_on_one(
                 if record.step == done + 5:
                     break
     assert done >= 10
-    assert found[:5] == pytest.approx(found[5:], abs=1e-5)
+    # Not 1e-5: on a busy machine, the kill may come a hundred steps later.
+    assert found[:5] == pytest.approx(found[5:], abs=1e-3)
 
 
-def test_a_stopped_training_saves_once_and_ends_together(tmp_path_factory):
+def test_a_stopped_training_saves_once_and_ends_together(start, tmp_path_factory):
     folder = new_folder(tmp_path_factory)
     process = start(folder, "--set", *LONG, *PARALLEL)
     wait_for_step(process, folder, 3)
-    for pid in [process.pid, *workers(process)]:  # as Ctrl-C does on a terminal
+    for pid in [process.pid, *workers(process)]:  # the launcher passes it on besides
         os.kill(pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 128 + signal.SIGINT
     assert err == ""
     assert out.count("stopped and saved after step") == 1
@@ -218,12 +238,12 @@ def test_a_stopped_training_saves_once_and_ends_together(tmp_path_factory):
     assert (folder / "model" / "checkpoints" / "latest").read_text() == f"step-{step:06d}\n"
 
 
-def test_an_error_of_the_first_process_is_one_line(folder_of_one, tmp_path_factory):
+def test_an_error_of_the_first_process_is_one_line(start, folder_of_one, tmp_path_factory):
     folder = new_folder(tmp_path_factory)
     shutil.copytree(folder_of_one / "model", folder / "model")
     (folder / "model" / "checkpoints" / "latest").write_text("step-000001\n")
     process = start(folder, "--resume", "--set", *PARALLEL)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     assert out == ""
     assert err.count("\n") == 1, err
@@ -249,8 +269,19 @@ def test_the_number_of_processes_is_as_configured(monkeypatch):
     assert number(type="cpu", use_data_parallel=True, num_processes=3) == 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert number(type="cuda", use_data_parallel=True, gpu_ids=[0, 1]) == 2
-    with pytest.raises(ValueError, match=r"3 processes .* PyTorch sees 2"):
-        number(type="cuda", use_data_parallel=True, gpu_ids=[0, 1, 2])
+    for refused in (
+        {"type": "cuda", "gpu_ids": [0, 1, 2]},
+        {"type": "cuda", "gpu_ids": [0, 0]},
+        {"type": "cuda", "gpu_ids": [2]},
+    ):
+        with pytest.raises(
+            ValueError, match=r"^device\.(type|gpu_ids)=.*, but PyTorch sees 2|once"
+        ):
+            number(use_data_parallel=True, **refused)
+    with pytest.raises(ValueError, match=r"^device\.num_processes=2 .* device\.gpu_ids=\[0, 1\]"):
+        number(type="cuda", use_data_parallel=True, gpu_ids=[0, 1], num_processes=2)
+    with pytest.raises(ValueError, match=r"^device\.num_processes=2 needs device\.use_data_para"):
+        number(num_processes=2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "someone's")
     assert number(type="cpu", use_data_parallel=True, num_processes=3) == 1
 
@@ -268,15 +299,43 @@ def loss_of(logits, routings, x):
     return next_character_loss(logits, x.roll(-1, 1)) + 0.5 * load_balancing_loss(routings)
 
 
+MODELS = {
+    router: TINY.model_copy(
+        update={"router": router, "shared_expert": shared, "load_balancing_loss_coef": 0.5}
+    )
+    for router, shared in (("softmax", False), ("sigmoid", True))
+}
+
+
+def fresh(model_config: ModelConfig, **settings: object) -> tuple[TrainingState, Config]:
+    """A model of 13 symbols and its optimizer; the weights are those of PyTorch's generator."""
+    training = TrainingConfig(batch_size=4, seq_len=16, epochs=1000, **settings)
+    config = Config(model=model_config, training=training)
+    return start_training(MoELanguageModel(model_config, vocab_size=13), training), config
+
+
+def train_ten_steps(state: TrainingState, config: Config) -> list[list[float]]:
+    text = torch.randint(13, (600,), generator=torch.Generator().manual_seed(1))
+    rows = []
+    for record in train(state, text, text[:100], config.training):
+        losses = [record.loss, record.balance_loss, record.grad_norm, record.validation_loss or 0.0]
+        rows.append([*losses, *record.expert_load.flatten().tolist()])
+    return rows
+
+
+TEN = {"max_steps": 10, "eval_steps": 5}
+
+
 def compute_facts(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
-    model, x = MoELanguageModel(TINY, vocab_size=13), one_sided_tokens()
+    state, config = fresh(TINY)
+    model, x = state.model, one_sided_tokens()
     own = model(x.chunk(2)[rank])
-    logits, routings = gather_output(own)
+    share(state, config)
+    logits, routings = model(x)
     loss_of(logits, routings, x).backward()
-    sum_gradients(list(model.parameters()))
     facts = {
         "gradients": {name: p.grad.tolist() for name, p in model.named_parameters()},
         "own_load": [expert_load(routing).tolist() for routing in own.routings],
@@ -291,9 +350,7 @@ def compute_facts(rank: int, folder: Path) -> None:
         facts["error"] = str(error)
 
     torch.manual_seed(rank)  # the state of the first process becomes that of both
-    dropping = TINY.model_copy(update={"dropout": 0.5})
-    config = Config(model=dropping, training=TrainingConfig(batch_size=4, seq_len=16))
-    state = start_training(MoELanguageModel(dropping, vocab_size=13), config.training)
+    state, config = fresh(TINY.model_copy(update={"dropout": 0.5}))
     state.seconds = 10.0 + rank
     state = share(state, config)
     facts["clock"] = [state.seconds]
@@ -308,6 +365,14 @@ def compute_facts(rank: int, folder: Path) -> None:
         facts["dropped"].append(logits[:, -1, 0].tolist())
     state.model.eval()
     facts["evaluated"] = list(state.model(same).logits.shape)
+    facts["names"] = list(state.model.state_dict())
+
+    facts["ten steps"] = {}
+    for router, model_config in MODELS.items():
+        torch.manual_seed(rank)
+        state, config = fresh(model_config, **TEN)
+        facts["ten steps"][router] = train_ten_steps(share(state, config), config)
+    dist.barrier()
     (folder / f"{rank}.json").write_text(json.dumps(facts))
     dist.destroy_process_group()
 
@@ -351,6 +416,19 @@ def test_processes_drop_different_numbers_and_a_step_repeats_its_own(facts):
     assert step_0 == again
     assert step_0 != step_1
     assert len(set(step_0)) == 4, "rows 0, 1 are of the first process, 2, 3 of the second"
+
+
+@pytest.mark.parametrize("router", MODELS)
+def test_any_router_gives_the_losses_and_loads_of_one_process(facts, router):
+    torch.manual_seed(0)  # as in the first process; the second began with other weights
+    expected = train_ten_steps(*fresh(MODELS[router], **TEN))
+    for fact in facts:
+        found = torch.tensor(fact["ten steps"][router])
+        torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_weights_keep_their_names(facts, whole):
+    assert facts[0]["names"] == list(whole[0].state_dict())
 
 
 def test_all_processes_start_from_the_weights_of_the_first(facts):
