@@ -1,6 +1,7 @@
 """Measure training speed with threads and with processes; write the table of the README.
 
-    python tools/processes.py    (about three minutes; on a machine with nothing else to do)
+    python tools/processes.py            (about three minutes; with nothing else to do meanwhile)
+    python tools/processes.py --quick    (one round of few steps; prints the table, writes nothing)
 
 Trains config.hocon on the CPU, three rounds of every arrangement in turn, so that a slower minute
 of the machine meets all of them. A speed is the median over the steps of a round, without the first
@@ -9,6 +10,7 @@ ones, and the table has the median of the three rounds and their range.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,36 +19,105 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
-
-import torch
-
-from moe_tutorial.device import available_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- speed of processes: begin -->", "<!-- speed of processes: end -->"
-ROUNDS, WARM_UP = 3, 5
-STEPS = {6: 60, 48: 25}  # by windows in a batch: the default, and a larger one
+ROUNDS, WARM_UP = 3, 3
+STEPS = {6: 40, 48: 10}  # after the warm-up, by windows in a batch: the default, and a larger one
 ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))  # processes, threads of each
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+Speeds = dict[int, float]  # tokens per second, by windows in a batch
 
 
-def tokens_per_second(processes: int, threads: int, batch_size: int) -> float:
-    """Median over the steps of one short training of the default model."""
-    settings = [
-        f"device.use_data_parallel={str(processes > 1).lower()}",
-        f"device.num_processes={processes}", f"device.num_cpu_threads={threads}",
-        "device.type=cpu", f"training.batch_size={batch_size}",
-        f"training.max_steps={STEPS[batch_size]}", "training.eval_steps=1000000",
-        "inference.max_new_tokens=1",
-    ]  # fmt: skip
-    with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "moe_tutorial", "train", "--set", *settings]
-        command.append(f"paths.output_dir={name}/model")
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-        lines = (Path(name) / "model" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    speeds = [json.loads(line)["tokens_per_second"] for line in lines[WARM_UP:]]
-    return statistics.median(speeds)
+def main() -> None:
+    """Measure and write the table; or be one of the processes that are measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few steps; print the table only")
+    parser.add_argument("--measure", nargs=3, metavar=("THREADS", "FOLDER", "QUICK"))
+    args = parser.parse_args()
+    if args.measure:
+        threads, folder, quick = args.measure
+        measure(int(threads), Path(folder), quick=quick == "True")
+    elif args.quick:
+        print(table(quick=True))
+    else:
+        before, begin, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            raise SystemExit(f"error: README.md has no lines {BEGIN} and {END}")
+        text = f"{before}{BEGIN}\n{table(quick=False)}\n{END}{after}"
+        (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+def table(*, quick: bool) -> str:
+    """Measure everything; return the lines for the README."""
+    import torch
+
+    from moe_tutorial.device import available_cores
+
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    found: dict[tuple[int, int], list[Speeds]] = {arrangement: [] for arrangement in ARRANGEMENTS}
+    for number in range(1, 2 if quick else ROUNDS + 1):
+        for processes, threads in ARRANGEMENTS:
+            speeds = start(processes, threads, quick=quick)
+            found[processes, threads].append(speeds)
+            print(f"round {number}: {processes=} {threads=} {speeds}", file=sys.stderr)
+    heads = " | ".join(f"tokens/s, batch of {batch_size} windows" for batch_size in STEPS)
+    lines = [f"| processes | threads of each | {heads} |", "|---" * (2 + len(STEPS)) + "|"]
+    for (processes, threads), rounds in found.items():
+        cells = [cell([speeds[batch_size] for speeds in rounds]) for batch_size in STEPS]
+        lines.append(f"| {processes} | {threads} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"*Measured by `make processes` on {available_cores()} cores ({processor()}), PyTorch "
+        f"{torch.__version__}; medians of {len(rounds)} rounds, with their range; load average "
+        f"when it began: {load:.1f}.*",
+    ]
+    return "\n".join(lines)
+
+
+def cell(speeds: list[float]) -> str:
+    """The median of the rounds, and their range."""
+    return f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
+
+
+def start(processes: int, threads: int, *, quick: bool) -> Speeds:
+    """One short training of the default model for each size of the batch."""
+    launcher = [*TORCHRUN, str(processes)] if processes > 1 else []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, *launcher, __file__, "--measure", str(threads), folder]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "GOMP_SPINCOUNT": "10000"}
+        environment |= {"OMP_NUM_THREADS": str(threads)}
+        subprocess.run([*command, str(quick)], cwd=ROOT, env=environment, check=True)
+        text = (Path(folder) / "speeds.json").read_text(encoding="utf-8")
+    return {int(batch_size): speed for batch_size, speed in json.loads(text).items()}
+
+
+def measure(threads: int, folder: Path, *, quick: bool) -> None:
+    """Train here, alone or with the other processes; the first one writes speeds.json."""
+    from moe_tutorial.config import load_config
+    from moe_tutorial.device import set_threads
+    from moe_tutorial.distributed import is_first, leave, process_group
+    from moe_tutorial.run import open_run, train_in_folder
+
+    settings = ["device.type=cpu", f"device.num_cpu_threads={threads}"]
+    set_threads(load_config(ROOT / "config.hocon", settings).device)
+    speeds = {}
+    with process_group(load_config(ROOT / "config.hocon", settings).device):
+        for batch_size, steps in STEPS.items():
+            sizes = [f"training.batch_size={batch_size}", f"paths.output_dir={folder / 'run'}"]
+            config = load_config(ROOT / "config.hocon", [*settings, *sizes])
+            with open_run(config, resume=False) as run, closing(train_in_folder(run)) as records:
+                count = WARM_UP + (2 if quick else steps)
+                found = [record.tokens_per_second for record in islice(records, count)]
+            speeds[batch_size] = statistics.median(found[WARM_UP:])
+        if is_first():
+            (folder / "speeds.json").write_text(json.dumps(speeds), encoding="utf-8")
+    leave(0)
 
 
 def processor() -> str:
@@ -55,47 +126,6 @@ def processor() -> str:
     text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def table() -> str:
-    """Measure everything; return the lines for the README."""
-    speeds: dict[tuple[int, int, int], list[float]] = {}
-    for number in range(1, ROUNDS + 1):
-        for batch_size in STEPS:
-            for processes, threads in ARRANGEMENTS:
-                speed = tokens_per_second(processes, threads, batch_size)
-                speeds.setdefault((batch_size, processes, threads), []).append(speed)
-                print(f"round {number}: {processes=} {threads=} {batch_size=} {speed:,.0f}")
-    heads = " | ".join(f"tokens/s, batch of {batch_size} windows" for batch_size in STEPS)
-    lines = [f"| processes | threads of each | {heads} |", "|---" * (2 + len(STEPS)) + "|"]
-    for processes, threads in ARRANGEMENTS:
-        cells = []
-        for batch_size in STEPS:
-            rounds = speeds[batch_size, processes, threads]
-            middle = statistics.median(rounds)
-            cells.append(f"{middle:,.0f} ({min(rounds):,.0f} to {max(rounds):,.0f})")
-        lines.append(f"| {processes} | {threads} | {' | '.join(cells)} |")
-    load = f"; load average when it began: {LOAD[0]:.1f}" if LOAD else ""
-    lines += [
-        "",
-        f"*Measured by `make processes` on {available_cores()} cores ({processor()}), PyTorch "
-        f"{torch.__version__}; medians of {ROUNDS} rounds, with their range{load}.*",
-    ]
-    return "\n".join(lines)
-
-
-LOAD = os.getloadavg() if hasattr(os, "getloadavg") else ()
-
-
-def main() -> None:
-    """Rewrite the table in README.md."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"error: {readme} has no lines {BEGIN} and {END}")
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
