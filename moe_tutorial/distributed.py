@@ -157,10 +157,11 @@ def report(error: Exception, text: str) -> None:
 def leave(code: int) -> NoReturn:
     """End this process, one of several, with its output written but without Python's finalization.
 
-    The finalization ends threads that wait for the interpreter in the midst of torch's C++, and
-    gloo's threads may still do so: now and then, on a busy machine, a process that had done its
-    work was aborted ("terminate called without an active exception"). Its launcher took that for a
-    failure, and the launcher of another machine waited five minutes for it.
+    gloo's threads outlive the destroyed group as long as anything refers to it, as a model wrapped
+    in DistributedDataParallel does. Python's finalization does not wait for them, and on a busy
+    machine it now and then aborted a process whose work was done ("terminate called without an
+    active exception"). The launcher took that for a failure of the training, and the launcher of
+    another machine then waits five minutes for this one.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # the reader is gone
