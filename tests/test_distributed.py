@@ -42,6 +42,12 @@ PARALLEL = ["device.use_data_parallel=true", "device.num_processes=2", "device.t
 DEADLINE = 120  # seconds that any command may take on a busy machine before it counts as stuck
 KEYS = ("loss", "balance_loss", "grad_norm", "learning_rate", "validation_loss")
 
+TELL_OF_FINALIZATION = """
+import atexit, os, pathlib
+name = "finalized-" + os.environ.get("RANK", "launcher")
+atexit.register(pathlib.Path(name).touch)
+"""
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="tested on Linux and macOS only")
 
 
@@ -63,9 +69,10 @@ def start():
     started = []
 
     def start(folder: Path, *arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+        path = os.pathsep.join([str(folder), str(ROOT)])
         process = subprocess.Popen(
             [sys.executable, *launcher, "-m", "moe_tutorial", "train", *arguments],
-            cwd=folder, env=environment() | {"PYTHONPATH": str(ROOT)}, text=True, encoding="utf-8",
+            cwd=folder, env=environment() | {"PYTHONPATH": path}, text=True, encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)
@@ -119,6 +126,7 @@ def on_one(folder_of_one) -> torch.Tensor:
 def on_two(start, tmp_path_factory) -> Path:
     """The folder of a plain `train` command on two processes."""
     folder = new_folder(tmp_path_factory)
+    (folder / "sitecustomize.py").write_text(TELL_OF_FINALIZATION)
     out = finish(start(folder, "--set", *RUN, *PARALLEL))
     (folder / "stdout").write_text(out)
     return folder
@@ -134,6 +142,10 @@ def test_one_process_writes_and_prints(on_two):
     assert out.count("1 threads in each of 2 processes; from the start") == 1
     assert out.count("saved in model") == 1
     assert len(re.findall(rf"^epoch .* step {STEPS} ", out, re.MULTILINE)) == 1
+
+
+def test_no_process_waits_for_the_finalization_that_gloos_threads_can_abort(on_two):
+    assert [path.name for path in on_two.glob("finalized-*")] == ["finalized-launcher"]
 
 
 def test_checkpoints_are_the_same_files_whatever_the_number_of_processes(folder_of_one, on_two):
