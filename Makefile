@@ -8,7 +8,7 @@ NBSTRIPOUT := --keep-output --keep-count --keep-id \
 
 MINUTES ?= 30
 
-.PHONY: help train test test-browser soak audit lint lab notebooks student clean readme bench bench-readme
+.PHONY: help train test test-browser soak audit lint lab notebooks student clean readme bench bench-readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -55,6 +55,9 @@ bench: $(INSTALLED)  ## measure speed, memory and loss beside others (35 minutes
 
 bench-readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
 	$(PY) -m benchmarks.report
+
+processes: $(INSTALLED)  ## measure 1 and 2 processes on this machine and refresh the README's table
+	$(PY) tools/processes.py
 
 clean:  ## remove .venv and caches; trained models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,7 +1,13 @@
 """`python -m moe_tutorial`: see `moe_tutorial.cli`."""
 
+import os
 import sys
 
 from moe_tutorial.cli import main
 
-sys.exit(main())
+code = main()
+if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes
+    from moe_tutorial.distributed import leave
+
+    leave(code)
+sys.exit(code)

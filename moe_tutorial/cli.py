@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["train", *arguments]
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
     # Before PyTorch is imported: its threads on Linux spin so long while they wait for each other
     # that a core busy with something else makes training over 100 times slower (measured on two
     # cores); with this limit 8 times, and on a quiet machine 3 % are lost.
@@ -48,8 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Names from strangers' files could hold what a terminal obeys.
         text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
         hint = "" if expected else f" ({type(error).__name__}; --debug shows where)"
-        print(f"error: {text}{hint}", file=sys.stderr)
-        return EXIT_WRONG_USE if wrong_use else EXIT_FAILED
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes
+            from moe_tutorial.distributed import report
+
+            report(error, f"{text}{hint}")
+        else:
+            print(f"error: {text}{hint}", file=sys.stderr)
+        return getattr(error, "code", EXIT_WRONG_USE if wrong_use else EXIT_FAILED)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,25 +113,38 @@ def build_parser() -> argparse.ArgumentParser:
 def train_command(args: argparse.Namespace) -> int:
     """Train as configured; save on Ctrl-C; end with losses, a picture and a sample."""
     config = _training_config(args)
+    from moe_tutorial import distributed
     from moe_tutorial.device import set_threads
 
+    if (number := distributed.processes_to_launch(config)) > 1:
+        return distributed.launch(number, args.arguments)
     set_threads(config.device)
     from moe_tutorial.checkpoint import save_checkpoint
     from moe_tutorial.progress import progress_bar, stop_between_steps
     from moe_tutorial.run import finish, open_run, train_in_folder
 
-    with open_run(config, resume=args.resume) as run:
+    with (
+        distributed.process_group(config.device),
+        open_run(distributed.from_first(lambda: config), resume=args.resume) as run,
+    ):
         folder = shlex.quote(str(run.folder))
+        first = distributed.is_first()
+        steps = progress_bar(train_in_folder(run), run) if first else train_in_folder(run)
+        distributed.ignore_repeated_signals()
         with stop_between_steps() as interrupt:
-            for _ in progress_bar(train_in_folder(run), run):
-                if interrupt.signal is not None:
+            for _ in steps:
+                if (stop := distributed.agree(interrupt.signal)) is not None:
+                    if not first:
+                        return 128 + stop
                     save_checkpoint(run.folder, run.state)
                     print(f"stopped and saved after step {run.state.step}; to continue:")
                     config_flag = f" --config {shlex.quote(args.config)}" if args.config else ""
                     print(
                         f"  {COMMAND} train --resume{config_flag} --set paths.output_dir={folder}"
                     )
-                    return 128 + interrupt.signal
+                    return 128 + stop
+        if not first:
+            return 0
         print(finish(run))
     print(f"saved in {folder}, with its history drawn in history.png; a sample of it:\n")
     generate_command(build_parser().parse_args(["generate", "--model-path", str(run.folder)]))

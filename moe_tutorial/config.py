@@ -70,6 +70,7 @@ class DeviceConfig(_Section):
     gpu_ids: Annotated[list[NonNegativeInt], Field(min_length=1)] = [0]
     use_mps: bool = True
     use_data_parallel: bool = False
+    num_processes: PositiveInt | None = None
 
 
 class TrainingConfig(_Section):

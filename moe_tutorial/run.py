@@ -26,6 +26,7 @@ from moe_tutorial.checkpoint import (
 from moe_tutorial.config import Config
 from moe_tutorial.corpus import Corpus, load_corpus, ngram_losses
 from moe_tutorial.device import choose_device
+from moe_tutorial.distributed import from_first, is_first, processes, share
 from moe_tutorial.model import MoELanguageModel, count_parameters
 from moe_tutorial.moe import load_summary
 from moe_tutorial.tokenizer import CharTokenizer
@@ -57,8 +58,9 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     Raises: ValueError, OSError or CheckpointError, one line, saying what to do.
     """
     device = choose_device(config.device)
-    corpus = load_corpus(
-        config.training.dataset, config.training.data_dir, config.training.num_workers
+    training = config.training
+    corpus = from_first(
+        lambda: load_corpus(training.dataset, training.data_dir, training.num_workers)
     )
     # The list of symbols is all that is taken from the validation text.
     tokenizer = CharTokenizer.fit(corpus.train + corpus.validation)
@@ -69,6 +71,10 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     model = MoELanguageModel(config.model, tokenizer.vocab_size).to(device)
     state = start_training(model, config.training)
     folder = Path(config.paths.output_dir)
+    train_ids, validation_ids = train_ids.to(device), validation_ids.to(device)
+    if not is_first():  # the first process alone touches the folder
+        yield Run(folder, config, corpus, share(state, config), train_ids, validation_ids)
+        return
     if has_checkpoint(folder) and not resume:
         _move_aside(folder)
     with _alone_in(folder):
@@ -82,12 +88,18 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
             config = config.model_copy(update={"inference": inference})
             start_run_folder(folder, config, tokenizer)
         _cut_metrics(folder, state.step)
-        yield Run(folder, config, corpus, state, train_ids.to(device), validation_ids.to(device))
+        yield Run(folder, config, corpus, share(state, config), train_ids, validation_ids)
 
 
 def train_in_folder(run: Run) -> Iterator[StepRecord]:
-    """Train, write metrics.jsonl, train.log and checkpoints on the way, and yield every record."""
+    """Train, write metrics.jsonl, train.log and checkpoints on the way, and yield every record.
+
+    Of several processes, the first one writes.
+    """
     steps = train(run.state, run.train_ids, run.validation_ids, run.config.training)
+    if not is_first():
+        yield from steps
+        return
     idle: Tensor | int = 0  # (L, E), steps since each expert's last token
     since_last_line: list[StepRecord] = []
     with (
@@ -136,10 +148,11 @@ def describe(run: Run) -> str:
     total, active = count_parameters(run.state.model)
     device = run.train_ids.device
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    together = f" in each of {processes()} processes" if processes() > 1 else ""
     return (
         f"{run.config.training.dataset}: {len(run.train_ids):,} characters to train on, "
         f"{len(run.validation_ids):,} held out, {run.state.model.head.out_features} symbols; "
-        f"{total:,} parameters, {active:,} active per character; {device}{threads}; "
+        f"{total:,} parameters, {active:,} active per character; {device}{threads}{together}; "
         f"{'from the start' if run.state.step == 0 else f'resumed after step {run.state.step}'}"
     )
 

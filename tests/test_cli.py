@@ -216,7 +216,7 @@ def test_wrong_use_of_generate_is_one_line(at_model, capsys, flags, message):
         ("training.dataset=gone.txt", "no such file; choose fables"),
         ("training.sed=1", "unknown key training.sed; did you mean training.seed?"),
         ("device.type=cuda", "but PyTorch sees 0; set device.type=cpu"),
-        ("device.use_data_parallel=true", "use_data_parallel=true is not available"),
+        ("device.num_processes=2", "device.num_processes=2 needs device.use_data_parallel=true"),
     ],
 )
 def test_wrong_use_of_train_is_one_line_and_leaves_no_folder(here, capsys, change, message):

@@ -57,6 +57,18 @@ def test_mps_asked_for_but_absent_says_what_to_set():
         choose_device(DeviceConfig(type="mps"))
 
 
-def test_several_devices_are_refused_until_they_work():
-    with pytest.raises(ValueError, match=r"use_data_parallel=true is not available"):
-        choose_device(DeviceConfig(type="cuda", gpu_ids=[0, 1], use_data_parallel=True))
+def test_processes_on_one_machine_divide_the_cores():
+    assert thread_count(-1, cores=8, processes=2) == 3
+    assert thread_count(-1, cores=2, processes=2) == 1
+    assert thread_count(3, cores=8, processes=2) == 3
+
+
+def test_every_process_takes_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    config = DeviceConfig(type="cuda", gpu_ids=[3, 1])
+    for process, gpu in enumerate(config.gpu_ids):
+        monkeypatch.setenv("LOCAL_RANK", str(process))
+        assert choose_device(config) == torch.device("cuda", gpu)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"names 2 GPUs, but the launcher started more"):
+        choose_device(config)

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 READING_ORDER = (
     "__init__", "config", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention", "moe",
     "model", "training", "checkpoint", "sampling", "families", "hugging_face", "parallel", "device",
-    "plots", "widgets", "checks", "run", "progress", "generation", "cli",
+    "distributed", "plots", "widgets", "checks", "run", "progress", "generation", "cli",
     "__main__",
 )  # fmt: skip
 LIBRARY = ROOT / "moe_tutorial"
