@@ -16,9 +16,11 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import torch
 from chapters import NOTEBOOKS
@@ -129,18 +131,24 @@ def haul(parent: Path, seconds: float) -> tuple[bool, str]:
 
 
 def long_text(parent: Path) -> tuple[bool, str]:
-    """Generate many characters; at the end they take no longer than at first."""
+    """After many characters, the next take no longer than those of a text just begun, in turns."""
     trained = load_model(parent / "haul" / "model")
     prompt = trained.tokenizer.encode(trained.config.inference.prompt)
-    tokens = generate(trained.model, prompt, max_new_tokens=CHARACTERS)
-    rates = []
-    for _ in range(10):
+
+    def seconds(tokens: Iterator, count: int = 1_000) -> float:
         started = time.process_time()
-        made = sum(1 for _ in islice(tokens, CHARACTERS // 10))
-        rates.append(made / (time.process_time() - started))
-    first, last = sum(rates[:3]) / 3, sum(rates[-3:]) / 3
-    text = f"{CHARACTERS:,} characters, {first:.0f} per CPU second at first, {last:.0f} at the end"
-    return last > 0.8 * first, text
+        assert sum(1 for _ in islice(tokens, count)) == count
+        return time.process_time() - started
+
+    old, new = (generate(trained.model, prompt, max_new_tokens=2 * CHARACTERS) for _ in range(2))
+    whole = seconds(old, CHARACTERS)
+    seconds(new)
+    ratio = median(seconds(old) / seconds(new) for _ in range(15))
+    text = (
+        f"{CHARACTERS:,} characters at {CHARACTERS / whole:.0f} per CPU second; the next take "
+        f"{ratio:.2f} times as long as those of a text just begun"
+    )
+    return ratio < 1.1, text
 
 
 def soak(minutes: float) -> int:
