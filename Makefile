@@ -27,7 +27,7 @@ test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (inst
 	sh tools/chromium.sh
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
 
-soak: $(INSTALLED)  ## the long tests: kills, memory, long texts, all chapters twice (MINUTES=30)
+soak: $(INSTALLED)  ## the long tests: MINUTES=30 of training, then 20 of kills, texts and chapters
 	OMP_NUM_THREADS=1 $(PY) tests/soak.py $(MINUTES)
 
 audit: $(INSTALLED)  ## look up known vulnerabilities of the pinned packages (needs the network)
@@ -50,7 +50,7 @@ readme: $(INSTALLED)  ## run the README's commands and refresh their output and 
 	sh tools/chromium.sh
 	$(PY) tools/readme.py
 
-bench: $(INSTALLED)  ## measure speed, memory and loss beside others (35 minutes; ARGS=--quick: 5)
+bench: $(INSTALLED)  ## measure speed, memory and loss beside others (an hour; ARGS=--quick: 5 minutes)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(ARGS)
 
 bench-readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
