@@ -68,6 +68,7 @@ def check_rows_once(answer: Callable) -> str:
         mistakes = {
             "each choice is counted; a token goes to each rank at most once": (owner != home).sum(),
             "rows that stay at home are counted too": everywhere,
+            "the way home is counted too; count only the rows that go out": 2 * needed.sum(),
             "this counts tokens that leave; one token may leave to several ranks": (
                 needed.any(dim=1).sum()
             ),

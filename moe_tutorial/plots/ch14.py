@@ -53,6 +53,7 @@ def traffic_figure(
         axes.grid(alpha=0.3)
     for i, points in enumerate(formula.values()):
         panels[0].plot(list(points), list(points.values()), STYLES[i], color=COLORS[i])
+    panels[0].plot([], [], color="gray", label="formula")
     panels[0].set(xlabel="ranks", ylabel="bytes per token, forward", ylim=(0, None))
     panels[1].set(xlabel="experts, on the same number of ranks")
     panels[0].legend(fontsize="small")

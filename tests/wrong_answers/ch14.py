@@ -49,7 +49,8 @@ WRONG = {
         (ONCE.format("needed[:, home] = False", "needed.any(dim=0).sum()"), "counts ranks"),
         (ONCE.format("", "(experts != home).sum()"), "compare their owners"),
         (ONCE.format("needed[:, home] = False", "needed.sum(dim=1)"), "one number"),
-        (ONCE.format("needed[:, home] = False", "needed.sum() * 2"), "instead of"),
+        (ONCE.format("needed[:, home] = False", "needed.sum() * 2"), "the way home"),
+        (ONCE.format("needed[:, home] = False", "needed.sum() * 3"), "instead of"),
     ],
     "ch14-exercise-3": [
         (AVERAGE.format("sum(replicated), [g / num_ranks for g in owned]"), "not the sum"),
