@@ -395,11 +395,17 @@ def test_rows_are_written_in_their_cells_and_the_diagonal_is_hatched():
 def test_counted_bytes_are_markers_and_the_formula_is_lines():
     by_ranks, by_experts = {1: {2: 10.0, 4: 15.0}, 2: {2: 20.0}}, {1: {8: 15.0, 16: 15.5}}
     left, right = plots.traffic_figure(by_ranks, by_experts, {1: {2: 11.0, 4: 14.0}}).axes
-    assert [list(line.get_ydata()) for line in left.lines] == [[10, 15], [20], [11, 14]]
-    assert [line.get_linestyle() for line in left.lines] == ["None", "None", "-"]
+    *drawn, sample = left.lines  # the last one is only in the legend
+    assert [list(line.get_ydata()) for line in drawn] == [[10, 15], [20], [11, 14]]
+    assert (list(sample.get_ydata()), sample.get_label()) == ([], "formula")
+    assert [line.get_linestyle() for line in drawn] == ["None", "None", "-"]
     assert list(right.lines[0].get_xdata()) == [8, 16]
     assert "bytes" in left.get_ylabel()
-    assert [t.get_text() for t in left.get_legend().get_texts()] == ["top_k 1", "top_k 2"]
+    assert [t.get_text() for t in left.get_legend().get_texts()] == [
+        "top_k 1",
+        "top_k 2",
+        "formula",
+    ]
 
 
 def test_every_rank_waits_until_the_slowest_has_ended():
