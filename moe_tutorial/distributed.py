@@ -49,6 +49,7 @@ from moe_tutorial.training import TrainingState
 T = TypeVar("T")
 LOST = "another process of this training ended; --resume continues from the last checkpoint"
 RUN_ID = "moe_tutorial"  # of the launches that `launch` makes, as opposed to the user's torchrun
+PARENT = os.getppid()  # in one of several processes: the launcher
 
 
 class LaunchFailed(RuntimeError):
@@ -308,9 +309,15 @@ def gather(own: Tensor) -> Tensor:
 
 
 def agree(stop: int | None) -> int | None:
-    """The signal that asked any of the processes to stop, on all of them; None if none did."""
+    """The signal that asked any of the processes to stop, on all of them; None if none did.
+
+    A process whose launcher is gone, killed with SIGKILL, is asked to stop as by SIGTERM: nobody
+    else would end it.
+    """
     if processes() == 1:
         return stop
+    if stop is None and os.getppid() != PARENT:
+        stop = signal.SIGTERM
     highest = torch.tensor(stop or 0)
     dist.all_reduce(highest, dist.ReduceOp.MAX)
     return highest.item() or None

@@ -250,6 +250,19 @@ def test_a_stopped_training_saves_once_and_ends_together(start, tmp_path_factory
     assert (folder / "model" / "checkpoints" / "latest").read_text() == f"step-{step:06d}\n"
 
 
+def test_when_the_launcher_is_killed_its_processes_save_and_end(start, tmp_path_factory):
+    folder = new_folder(tmp_path_factory)
+    process = start(folder, "--set", *LONG, *PARALLEL)
+    wait_for_step(process, folder, 3)
+    process.kill()
+    out, err = process.communicate(timeout=DEADLINE)  # until nobody holds the pipes any more
+    assert err == ""
+    step = int(re.search(r"stopped and saved after step (\d+)", out)[1])
+    assert step < 2000
+    assert len(losses(folder)) == step
+    assert (folder / "model" / "checkpoints" / "latest").read_text() == f"step-{step:06d}\n"
+
+
 def test_an_error_of_the_first_process_is_one_line(start, folder_of_one, tmp_path_factory):
     folder = new_folder(tmp_path_factory)
     shutil.copytree(folder_of_one / "model", folder / "model")
