@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -136,6 +137,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises: ConfigError, one line, naming the file and the key.
     """
     path = Path(path)
+    if path.is_char_device() or path.is_block_device():  # some never end
+        raise ConfigError(f"{path}: is no file; name an existing configuration file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -171,8 +174,9 @@ def load_snapshot(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises: ConfigError, one line, naming the file and the reason.
     """
+    path = Path(path)
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the snapshot of a run ({error})") from None
     config = validate_config(values, str(path))
@@ -202,9 +206,10 @@ def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
 
     try:
         # The parser reads a last line "b = 5 " without a line break as the string '5': add one.
-        tree = ConfigFactory.parse_string(text + "\n", basedir=str(path.parent), resolve=False)
+        text, changes = _plain_escapes(text) + "\n", _plain_escapes(changes) + "\n"
+        tree = ConfigFactory.parse_string(text, basedir=str(path.parent), resolve=False)
         if isinstance(tree, ConfigTree):
-            ConfigTree.merge_configs(tree, ConfigFactory.parse_string(changes + "\n"))
+            ConfigTree.merge_configs(tree, ConfigFactory.parse_string(changes))
             ConfigParser.resolve_substitutions(tree)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: the included file {error.filename} does not exist") from None
@@ -217,6 +222,22 @@ def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
     if not isinstance(tree, ConfigTree):
         raise ConfigError(f"{path}: expected sections such as model {{ dim = 128 }}, found a list")
     return tree.as_plain_ordered_dict()
+
+
+def _plain_escapes(text: str) -> str:
+    r"""The parser leaves \u00e9, \b, \f and \/ as they are: put in what they stand for."""
+    text = _ESCAPE.sub(_plain_escape, text)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # joins pairs
+
+
+def _plain_escape(match: re.Match[str]) -> str:
+    if match["code"] is None:
+        return {r"\/": "/", r"\b": "\b", r"\f": "\f"}.get(match[0], match[0])
+    char = chr(int(match["code"], 16))
+    return json.dumps(char)[1:-1] if char in '"\\\n\r\t' else char
+
+
+_ESCAPE = re.compile(r'"""[\s\S]*?"""|\\u(?P<code>[0-9a-fA-F]{4})|\\[\s\S]')
 
 
 def _explain(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import re
 import tempfile
@@ -214,6 +215,27 @@ def test_any_text_after_set_is_answered(bare, item):
         load_config(bare, [item])
     except ConfigError as error:
         one_line(error, "bare.hocon: ", "is not of the form section.key=value")
+
+
+@given(TEXTS.map(lambda text: re.sub("[\ud800-\udfff]", "", text)).filter(str.strip))
+@settings(max_examples=30)
+@example("Th\u00e9 \\u0041 \\b\b\f/\\/ \x00\x7f C:\\users\\new \\")
+def test_every_text_reaches_its_key_by_set_by_file_and_by_snapshot(bare, text):
+    with contextlib.suppress(ValueError):  # what is JSON is not meant as text
+        json.loads(text.strip())
+        text = f"- {text}"
+    quoted, plain = json.dumps(text), json.dumps(text, ensure_ascii=False)
+    ways = {"as it is": text.strip(), "quoted": quoted, "in plain quotes": plain}
+    for way, value in ways.items():
+        found = load_config(bare, [f"inference.prompt={value}"]).inference.prompt
+        assert found == (text.strip() if way == "as it is" else text), way
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "my.hocon"
+        path.write_text(f"inference {{ prompt = {quoted} }}", encoding="utf-8", newline="")
+        config = load_config(path)
+        assert config.inference.prompt == text
+        path.write_text(dump_config(config), encoding="utf-8", newline="")
+        assert load_snapshot(path, ["training.seed=3"]).inference.prompt == text
 
 
 def test_includes_that_go_in_circles_are_one_line(tmp_path):
