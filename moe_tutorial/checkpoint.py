@@ -92,6 +92,8 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     part.mkdir()  # not its parents: a run folder that vanished must not come back half
     save_file(state.model.state_dict(), part / "model.safetensors")
     save_file(_training_tensors(state), part / "training_state.safetensors")
+    for file in part.iterdir():  # safetensors lets nobody else read what it writes
+        shutil.copymode(folder / "vocab.txt", file)
     counters = {key: getattr(state, key) for key in COUNTERS}
     hashes = {file.name: _sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
     hashes["counters"] = _sha256_of(counters)
@@ -138,23 +140,32 @@ def load_checkpoint(folder: Path, state: TrainingState) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether the folder holds a run that `load_model` and `load_checkpoint` can open."""
-    return (folder / "config.hocon").is_file() and (folder / "checkpoints" / "latest").is_file()
+    """Whether the folder holds weights of a run; loading tells whether all that belongs to them."""
+    return bool(_steps(folder))
 
 
 def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
     """The model, in evaluation mode on the CPU, with its vocabulary and configuration.
 
-    Needs nothing but the run folder. Raises: CheckpointError naming the file and the reason.
+    Needs nothing but the run folder, in which a training may go on and save meanwhile.
+    Raises: CheckpointError naming the file and the reason.
     """
     folder = Path(folder)
+    for attempts_left in reversed(range(10)):
+        before = _last_save(folder)
+        try:
+            return _load_model(folder, which)
+        except CheckpointError:
+            if not attempts_left or _last_save(folder) == before:
+                raise
+
+
+def _load_model(folder: Path, which: Which) -> TrainedModel:
     if not has_checkpoint(folder):
         raise CheckpointError(
             f"{folder} holds no trained model; train one (python -m moe_tutorial train) "
             f"or name another folder with --model-path"
         )
-    if not (folder / "checkpoints" / which).is_file():
-        which = "latest"
     checkpoint = _pointed(folder, which)
     _, model_hash = _verified_counters(folder, checkpoint)
     for file in (folder / "config.hocon", folder / "vocab.txt"):
@@ -185,6 +196,7 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_step")
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_STEP = r"step-\d{6,}"  # the name of a complete checkpoint's folder
 _SMALL = 16 * 2**20  # bytes; no text file of a run folder is larger
 
 
@@ -193,8 +205,8 @@ def _finish_save(checkpoints: Path, state: TrainingState) -> None:
     if state.best_step == state.step:
         _write_text(checkpoints / "best", f"step-{state.step:06d}\n")
     keep = {f"step-{step:06d}" for step in (state.step, state.best_step) if step is not None}
-    for path in checkpoints.iterdir():
-        if path.is_dir() and path.name not in keep:
+    for path in checkpoints.iterdir():  # what a person has copied beside them is none of ours
+        if re.fullmatch(rf"{_STEP}(\.part)?", path.name) and path.name not in keep:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -230,14 +242,30 @@ def _wanted_tensors(state: TrainingState) -> dict[str, Tensor]:
     return wanted
 
 
+def _steps(folder: Path) -> list[Path]:
+    """The folders of complete checkpoints, the earliest first."""
+    found = [path for path in folder.glob("checkpoints/step-*") if re.fullmatch(_STEP, path.name)]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name[5:]))
+
+
+def _last_save(folder: Path) -> tuple[object, ...]:
+    """Something that is another after every save."""
+    pointers = [path for path in folder.glob("checkpoints/*") if path.name in ("latest", "best")]
+    return _steps(folder), [(path, path.stat().st_ino) for path in pointers]
+
+
 def _pointed(folder: Path, which: Which) -> Path:
     pointer = folder / "checkpoints" / which
+    if which == "best" and not pointer.exists():  # nothing was measured yet
+        return _pointed(folder, "latest")
+    if not pointer.exists() and (steps := _steps(folder)):
+        return steps[-1]  # the first save was killed before it could point to it
     _check_small(pointer)
     try:
         name = pointer.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{pointer}: cannot be read ({error})") from None
-    if not re.fullmatch(r"step-\d{6,}", name) or not (pointer.parent / name).is_dir():
+    if not re.fullmatch(_STEP, name) or not (pointer.parent / name).is_dir():
         raise CheckpointError(f"{pointer}: names {name[:40]!r}, which is no checkpoint beside it")
     return pointer.parent / name
 
@@ -259,11 +287,11 @@ def _verified_counters(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing or damaged ({error})") from None
     for name in TENSOR_FILES:
-        if _sha256(checkpoint / name) != hashes[name]:
+        if _hash_of_strangers(checkpoint / name) != hashes[name]:
             raise CheckpointError(
                 f"{checkpoint / name}: missing, truncated or changed since it was saved"
             )
-    if _sha256(folder / "vocab.txt") != hashes["vocab.txt"]:
+    if _hash_of_strangers(folder / "vocab.txt") != hashes["vocab.txt"]:
         raise CheckpointError(
             f"{folder / 'vocab.txt'} is not the vocabulary that {checkpoint.name} was trained "
             f"with; put back the vocab.txt that was saved with it"
@@ -299,8 +327,7 @@ TENSOR_FILES = ("model.safetensors", "training_state.safetensors")
 def _read_tensors(
     path: Path, wanted: Mapping[str, Tensor], optional: Set[str] = frozenset()
 ) -> dict[str, Tensor]:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise CheckpointError(f"{path}: cannot be read (it is no file)")
+    _check_file(path)
     try:
         tensors = load_file(path)  # maps the file: nothing is copied yet
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
@@ -338,23 +365,32 @@ def _sync(path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    if not path.is_file():  # a pipe would be waited for
-        return "cannot be read"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of_strangers(path: Path) -> str:
+    _check_file(path)
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return "cannot be read"
+        return _sha256(path)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _sha256_of(values: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _check_small(path: Path) -> None:
-    """Before a text file is read: reading takes a multiple of its size, and a pipe never ends."""
-    if path.exists() and not path.is_file():
+def _check_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
         raise CheckpointError(f"{path}: cannot be read (it is no file)")
+
+
+def _check_small(path: Path) -> None:
+    """Before a text file is read: reading takes a multiple of its size."""
+    _check_file(path)
     if path.is_file() and path.stat().st_size > _SMALL:
         raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are too many for this file")
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moe_tutorial.terminal import reason
+
 if TYPE_CHECKING:
     from moe_tutorial.config import Config, InferenceConfig
     from moe_tutorial.generation import Writer
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # that a core busy with something else makes training over 100 times slower (measured on two
     # cores); with this limit 8 times, and on a quiet machine 3 % are lost.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # started with it closed, as by `train >&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console may not know every character
@@ -44,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         wrong_use = isinstance(error, ValueError)
         expected = wrong_use or isinstance(error, OSError | RuntimeError | ArithmeticError)
-        text = " ".join(str(error).split()) or type(error).__name__
-        # Names from strangers' files could hold what a terminal obeys.
-        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        text = reason(error)
         hint = "" if expected else f" ({type(error).__name__}; --debug shows where)"
         if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes
             from moe_tutorial.distributed import report

@@ -48,6 +48,8 @@ def load_corpus(dataset: str, data_dir: str | Path = "data", num_workers: int = 
         return split_text(read_text(path))
     if path.is_dir():
         return load_hugging_face(str(path), num_workers=num_workers)
+    if path.exists():
+        raise ValueError(f"dataset {dataset!r} is neither a file nor a folder; {CHOICES}")
     if path.suffix in (".txt", ".md") or path.is_absolute() or dataset.startswith((".", "~")):
         raise FileNotFoundError(f"dataset {dataset!r}: no such file; {CHOICES}")
     name, _, subset = dataset.partition(":")

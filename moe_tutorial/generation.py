@@ -12,6 +12,7 @@ import torch
 from moe_tutorial.checkpoint import TrainedModel
 from moe_tutorial.config import ConfigError, InferenceConfig, change_inference
 from moe_tutorial.sampling import GeneratedToken, generate
+from moe_tutorial.terminal import visible
 from moe_tutorial.tokenizer import CharTokenizer
 
 RIVALS = 5
@@ -24,6 +25,10 @@ class Writer:
     trained: TrainedModel
     generator: torch.Generator
     verbose: bool = False
+
+    def _show(self, text: str, end: str = "") -> None:
+        # A file or a pipe gets every character as it is; a terminal would obey some.
+        print(visible(text) if sys.stdout.isatty() else text, end=end, flush=True)
 
     def complete(self, prompt: str, settings: InferenceConfig) -> str:
         """Print the prompt and, as they come, the new characters; return the new text alone.
@@ -45,12 +50,12 @@ class Writer:
         new = []
         for token in tokens:
             if not new:  # the prompt is known to be good once there is a first token
-                print(prompt, end="\n" if self.verbose else "", flush=True)
+                self._show(prompt, end="\n" if self.verbose else "")
             new.append(tokenizer.decode([token.token]))
             if self.verbose:
                 print(explain(token, tokenizer), flush=True)
             else:
-                print(new[-1], end="", flush=True)
+                self._show(new[-1])
         print()
         return "".join(new)
 
@@ -82,7 +87,8 @@ class Writer:
         started = time.perf_counter()
         text = self.complete(prompt, settings)
         seconds = time.perf_counter() - started
-        print(f"\n=== New Completion ===\n{text}\n")
+        print("\n=== New Completion ===")
+        self._show(text, end="\n\n")
         print(
             f"Stats: {len(prompt) + len(text)} total tokens, {len(text) / seconds:.2f} tokens/sec"
         )

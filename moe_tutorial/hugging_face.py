@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +80,10 @@ def export(run_folder: str | Path, out_folder: str | Path) -> str:
         "model_max_length": config.model.max_seq_len,
     }
     with _all_or_nothing(Path(out_folder)) as folder:
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         _write_json(folder / "config.json", settings)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        # safetensors lets nobody but its owner read what it writes
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
         _write_json(folder / "tokenizer.json", tokenizer_json(tokenizer))
         _write_json(folder / "tokenizer_config.json", tokenizer_settings)
     return family.architecture

@@ -23,16 +23,22 @@ from moe_tutorial.checkpoint import (
     start_run_folder,
     write_snapshot,
 )
-from moe_tutorial.config import Config
+from moe_tutorial.config import Config, ConfigError, load_snapshot
 from moe_tutorial.corpus import Corpus, load_corpus, ngram_losses
 from moe_tutorial.device import choose_device
 from moe_tutorial.distributed import from_first, is_first, processes, share
 from moe_tutorial.model import MoELanguageModel, count_parameters
 from moe_tutorial.moe import load_summary
+from moe_tutorial.terminal import visible
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord, TrainingState, start_training, train
 
 IDLE_STEPS = 500  # an expert that got no token for so long is reported
+FILES = (  # all that a run folder holds
+    "checkpoints", "config.hocon", "vocab.txt", "metrics.jsonl", "metrics.part", "train.log",
+    "history.png", "training.lock", "training.pid",
+)  # fmt: skip
+DRAWN = {"step", "loss", "validation_loss", "expert_load"}  # what history.png shows of a record
 BASELINE_ORDERS = {"unigram": 1, "bigram": 2, "interpolated 5-gram": 5}
 
 
@@ -54,7 +60,7 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     """Load the corpus, build the model, and take the run folder: new, or with its last checkpoint.
 
     While the run is open, no other process can train in its folder. A run that is already there is
-    never overwritten: without resume it is moved aside.
+    never overwritten: without resume it is moved aside. Files of others stop it.
     Raises: ValueError, OSError or CheckpointError, one line, saying what to do.
     """
     device = choose_device(config.device)
@@ -77,15 +83,16 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
         return
     if has_checkpoint(folder) and not resume:
         _move_aside(folder)
+    prompt = config.inference.prompt or _first_words(corpus.validation)
+    inference = config.inference.model_copy(update={"prompt": prompt})
+    config = config.model_copy(update={"inference": inference})
     with _alone_in(folder):
         if has_checkpoint(folder):
             _check_same_vocabulary(folder, tokenizer)
             load_checkpoint(folder, state)
             write_snapshot(folder, config)  # some of its limits may have been changed
         else:
-            prompt = config.inference.prompt or _first_words(corpus.validation)
-            inference = config.inference.model_copy(update={"prompt": prompt})
-            config = config.model_copy(update={"inference": inference})
+            _check_free(folder)
             start_run_folder(folder, config, tokenizer)
         _cut_metrics(folder, state.step)
         yield Run(folder, config, corpus, share(state, config), train_ids, validation_ids)
@@ -150,7 +157,7 @@ def describe(run: Run) -> str:
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     together = f" in each of {processes()} processes" if processes() > 1 else ""
     return (
-        f"{run.config.training.dataset}: {len(run.train_ids):,} characters to train on, "
+        f"{visible(run.config.training.dataset)}: {len(run.train_ids):,} characters to train on, "
         f"{len(run.validation_ids):,} held out, {run.state.model.head.out_features} symbols; "
         f"{total:,} parameters, {active:,} active per character; {device}{threads}{together}; "
         f"{'from the start' if run.state.step == 0 else f'resumed after step {run.state.step}'}"
@@ -193,9 +200,15 @@ def finish(run: Run) -> str:
     from moe_tutorial.plots import history_figure  # matplotlib is slow to import
 
     records = read_metrics(run.folder)
+    if not records:
+        return "no step is recorded in metrics.jsonl, so there is no history to draw"
     losses = ngram_losses(*run.corpus, max(BASELINE_ORDERS.values()))
     baselines = {name: losses[order - 1] for name, order in BASELINE_ORDERS.items()}
-    history_figure(records, baselines).savefig(run.folder / "history.png", dpi=100)
+    path = run.folder / "history.png"
+    try:
+        history_figure(records, baselines).savefig(path, dpi=100)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); the model is saved") from None
     last = records[-100:]
     training_loss = sum(record["loss"] for record in last) / len(last)
     state = run.state
@@ -217,6 +230,7 @@ def read_metrics(folder: Path) -> list[dict[str, object]]:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
+    _check_no_links(folder)
     try:
         with FileLock(folder / "training.lock", timeout=0):  # a killed process holds it no more
             (folder / "training.pid").write_text(f"{os.getpid()}\n", encoding="ascii")
@@ -235,7 +249,38 @@ def _read_pid(folder: Path) -> str:
         return "unknown"
 
 
+def _check_no_links(folder: Path) -> None:
+    """A stranger's run folder could send what a training writes to the user's own files."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise OSError(
+                f"{path} is a link or no file, and a training may write to it; remove it, or "
+                f"choose another folder with --set paths.output_dir=DIR"
+            )
+
+
+def _check_free(folder: Path) -> None:
+    """A new run may replace what a run without a checkpoint has left, and nothing else."""
+    others = {path.name for path in folder.iterdir() if path.name[0] != "."}
+    others -= {f"{name}{part}" for name in FILES for part in ("", ".part")}
+    if (folder / "config.hocon").exists():
+        try:
+            load_snapshot(folder / "config.hocon")
+        except ConfigError:  # one that a person wrote
+            others.add("config.hocon")
+    if others:
+        raise ValueError(
+            f"{folder} holds {min(others)!r}, which is not of a run, and a new run there could "
+            f"replace it; choose an empty or new folder with --set paths.output_dir=DIR"
+        )
+
+
 def _move_aside(folder: Path) -> None:
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{folder} holds a run and cannot be moved aside, because it is the current folder; "
+            f"go on with --resume, or choose another folder with --set paths.output_dir=DIR"
+        )
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
@@ -263,11 +308,22 @@ def _first_words(text: str, length: int = 24) -> str:
 
 
 def _cut_metrics(folder: Path, step: int) -> None:
-    """Drop the lines of steps that no checkpoint holds: they are about to be done again."""
+    """Drop the lines of steps that no checkpoint holds: they are about to be done again.
+
+    Raises: ValueError if a line before them is none of ours: the training would end with that.
+    """
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
+    try:
+        ours = all(json.loads(line).keys() >= DRAWN for line in lines)
+    except (ValueError, AttributeError, RecursionError):
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{path}: damaged; mend it, or remove it to go on without the history so far"
+        )
     part = path.with_suffix(".part")
-    part.write_text("".join(lines[:step]), encoding="utf-8", newline="\n")
+    part.write_bytes(b"".join(lines))
     part.replace(path)
 
 

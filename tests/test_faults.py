@@ -136,7 +136,9 @@ def test_a_read_only_folder_is_one_line(folder, disk):  # noqa: F811
     assert mount("remount", "ro")
     for way in ([], ["--resume"]):
         line = one_line(start(folder, *way, "--set", *RUN, f"paths.output_dir={place}/model"))
-        assert re.search(r"Read-only file system: .*disk/model", line)
+        assert re.search(
+            r"disk/model: read-only file system; name a place that can be written", line
+        )
 
 
 def test_a_folder_that_vanishes_is_one_line_and_does_not_come_back_half(folder):  # noqa: F811

@@ -11,10 +11,10 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 
 READING_ORDER = (
-    "__init__", "config", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention", "moe",
-    "model", "training", "checkpoint", "sampling", "families", "hugging_face", "parallel", "device",
-    "distributed", "plots", "widgets", "checks", "run", "progress", "generation", "cli",
-    "__main__",
+    "__init__", "terminal", "config", "corpus", "tokenizer", "batching", "rope", "rmsnorm",
+    "attention", "moe", "model", "training", "checkpoint", "sampling", "families", "hugging_face",
+    "parallel", "device", "distributed", "plots", "widgets", "checks", "run", "progress",
+    "generation", "cli", "__main__",
 )  # fmt: skip
 LIBRARY = ROOT / "moe_tutorial"
 FILES = sorted(LIBRARY.rglob("*.py"))
