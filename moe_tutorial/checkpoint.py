@@ -46,8 +46,8 @@ class TrainedModel(NamedTuple):
 def start_run_folder(folder: Path, config: Config, tokenizer: CharTokenizer) -> None:
     """Write the vocabulary and the snapshot that every later load relies on."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / "vocab.txt")
     write_snapshot(folder, config)
+    tokenizer.save(folder / "vocab.txt")
 
 
 def write_snapshot(folder: Path, config: Config) -> None:
@@ -244,14 +244,17 @@ def _wanted_tensors(state: TrainingState) -> dict[str, Tensor]:
 
 def _steps(folder: Path) -> list[Path]:
     """The folders of complete checkpoints, the earliest first."""
-    found = [path for path in folder.glob("checkpoints/step-*") if re.fullmatch(_STEP, path.name)]
+    try:
+        found = [p for p in (folder / "checkpoints").iterdir() if re.fullmatch(_STEP, p.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name[5:]))
 
 
 def _last_save(folder: Path) -> tuple[object, ...]:
     """Something that is another after every save."""
-    pointers = [path for path in folder.glob("checkpoints/*") if path.name in ("latest", "best")]
-    return _steps(folder), [(path, path.stat().st_ino) for path in pointers]
+    pointers = [folder / "checkpoints" / which for which in ("latest", "best")]
+    return _steps(folder), [path.exists() and path.stat().st_ino for path in pointers]
 
 
 def _pointed(folder: Path, which: Which) -> Path:

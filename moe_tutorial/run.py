@@ -23,7 +23,7 @@ from moe_tutorial.checkpoint import (
     start_run_folder,
     write_snapshot,
 )
-from moe_tutorial.config import Config, ConfigError, load_snapshot
+from moe_tutorial.config import Config, ConfigError, dump_config, load_snapshot
 from moe_tutorial.corpus import Corpus, load_corpus, ngram_losses
 from moe_tutorial.device import choose_device
 from moe_tutorial.distributed import from_first, is_first, processes, share
@@ -34,10 +34,9 @@ from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord, TrainingState, start_training, train
 
 IDLE_STEPS = 500  # an expert that got no token for so long is reported
-FILES = (  # all that a run folder holds
-    "checkpoints", "config.hocon", "vocab.txt", "metrics.jsonl", "metrics.part", "train.log",
-    "history.png", "training.lock", "training.pid",
-)  # fmt: skip
+FIRST_FILES = {"training.lock", "training.pid", "checkpoints", "config.hocon.part"}
+LATER_FILES = {"config.hocon", "vocab.txt", "metrics.jsonl", "metrics.part", "train.log",
+               "history.png"}  # fmt: skip
 DRAWN = {"step", "loss", "validation_loss", "expert_load"}  # what history.png shows of a record
 BASELINE_ORDERS = {"unigram": 1, "bigram": 2, "interpolated 5-gram": 5}
 
@@ -261,18 +260,22 @@ def _check_no_links(folder: Path) -> None:
 
 def _check_free(folder: Path) -> None:
     """A new run may replace what a run without a checkpoint has left, and nothing else."""
-    others = {path.name for path in folder.iterdir() if path.name[0] != "."}
-    others -= {f"{name}{part}" for name in FILES for part in ("", ".part")}
-    if (folder / "config.hocon").exists():
-        try:
-            load_snapshot(folder / "config.hocon")
-        except ConfigError:  # one that a person wrote
-            others.add("config.hocon")
+    others = {path.name for path in folder.iterdir() if path.name[0] != "."} - FIRST_FILES
+    if _is_snapshot(folder / "config.hocon"):
+        others -= LATER_FILES
     if others:
         raise ValueError(
             f"{folder} holds {min(others)!r}, which is not of a run, and a new run there could "
             f"replace it; choose an empty or new folder with --set paths.output_dir=DIR"
         )
+
+
+def _is_snapshot(path: Path) -> bool:
+    """Whether the configuration is one that a run wrote, and not one that a person wrote."""
+    try:
+        return path.read_bytes() == dump_config(load_snapshot(path)).encode()
+    except (OSError, ConfigError):
+        return False
 
 
 def _move_aside(folder: Path) -> None:

@@ -47,15 +47,16 @@ def refused(capsys, code: int, *arguments: str) -> str:
     return err
 
 
-@pytest.mark.parametrize("name", ["config.hocon", "notes.txt", "model"])
-def test_a_new_run_replaces_nothing_that_is_not_of_a_run(folder, capsys, name):
+@pytest.mark.parametrize("name", ["config.hocon", "notes.txt", "vocab.txt", "model"])
+@pytest.mark.parametrize("text", ["// mine\nmodel.dim = 24", '{"model": {"dim": 24}}'])
+def test_a_new_run_replaces_nothing_that_is_not_of_a_run(folder, capsys, name, text):
     shutil.rmtree(folder / "model")
     (folder / "else").mkdir()
     if name == "model":
         (folder / "else" / name).mkdir()
         (folder / "else" / name / "diary.txt").write_text("mine")
     else:
-        (folder / "else" / name).write_text("// mine\nmodel.dim = 24")
+        (folder / "else" / name).write_text(text)
     before = contents(folder / "else")
     arguments = ["train", "--set", *TINY_RUN, "paths.output_dir=else"]
     line = refused(capsys, 2, *arguments)
