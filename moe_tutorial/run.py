@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -250,7 +251,7 @@ def _read_pid(folder: Path) -> str:
 
 def _check_no_links(folder: Path) -> None:
     """A stranger's run folder could send what a training writes to the user's own files."""
-    for path in folder.rglob("*"):
+    for path in chain(folder.iterdir(), (folder / "checkpoints").rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise OSError(
                 f"{path} is a link or no file, and a training may write to it; remove it, or "

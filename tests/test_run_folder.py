@@ -68,6 +68,13 @@ def test_a_new_run_replaces_nothing_that_is_not_of_a_run(folder, capsys, name, t
     assert now.keys() - before.keys() <= {"training.lock", "training.pid"}
 
 
+def test_a_project_is_no_place_for_a_run_whatever_links_its_folders_hold(folder, capsys):
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "lib64").symlink_to("lib")
+    line = refused(capsys, 2, "train", "--set", *TINY_RUN, "paths.output_dir=.")
+    assert "error: . holds 'config.hocon', which is not of a run" in line
+
+
 def test_what_a_killed_run_without_a_checkpoint_left_is_replaced(folder):
     shutil.rmtree(folder / "model" / "checkpoints")
     (folder / "model" / ".DS_Store").write_text("")
