@@ -133,8 +133,7 @@ def train_command(args: argparse.Namespace) -> int:
         folder = shlex.quote(str(run.folder))
         first = distributed.is_first()
         steps = progress_bar(train_in_folder(run), run) if first else train_in_folder(run)
-        distributed.ignore_repeated_signals()
-        with stop_between_steps() as interrupt:
+        with stop_between_steps(ignore_repeated=distributed.processes() > 1) as interrupt:
             for _ in steps:
                 if (stop := distributed.agree(interrupt.signal)) is not None:
                     if not first:

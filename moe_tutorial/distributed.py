@@ -130,6 +130,7 @@ def launch(number: int, arguments: Sequence[str]) -> int:
             min_nodes=1, max_nodes=1, nproc_per_node=number, run_id=RUN_ID, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
             monitor_interval=0.1, logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle="SIGTERM,SIGINT,SIGQUIT" + ("" if hangup_ignored() else ",SIGHUP"),
         )  # fmt: skip
         try:
             elastic_launch(config, sys.executable)("-m", "moe_tutorial", *arguments)
@@ -323,15 +324,9 @@ def agree(stop: int | None) -> int | None:
     return highest.item() or None
 
 
-def ignore_repeated_signals() -> None:
-    """In one of several processes, let `stop_between_steps` see one signal and ignore all others.
-
-    The launcher passes a signal on, so it comes twice where it was sent to all processes. The
-    launcher kills what has not ended after half a minute.
-    """
-    if processes() > 1:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+def hangup_ignored() -> bool:
+    """Whether a closed terminal ends nothing: so it is under nohup, and on Windows."""
+    return not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def _contents(state: TrainingState) -> tuple[object, ...]:

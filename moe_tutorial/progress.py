@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
+from moe_tutorial.distributed import hangup_ignored
 from moe_tutorial.run import Run, describe, short_line
 from moe_tutorial.training import StepRecord
 
@@ -50,20 +51,25 @@ class Interrupt:
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Interrupt]:
-    """Turn the first SIGINT or SIGTERM into a flag to read between two steps.
+def stop_between_steps(ignore_repeated: bool = False) -> Iterator[Interrupt]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP (the terminal was closed) into a flag to read.
 
-    A second one ends the process at once, as it would have done without this.
+    A second one ends the process at once, as it would have done without this, or is ignored: in
+    one of several processes it may be the same one, passed on by their launcher, which kills what
+    has not ended after half a minute. Under nohup SIGHUP stays ignored.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt  # Python delivers signals to the main thread only
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if not hangup_ignored():
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    after = dict.fromkeys(before, signal.SIG_IGN) if ignore_repeated else before
 
     def remember(number: int, frame: object) -> None:
         interrupt.signal = number
-        for each, handler in before.items():
+        for each, handler in after.items():
             signal.signal(each, handler)
 
     for number in before:
@@ -71,5 +77,5 @@ def stop_between_steps() -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
-        for number, handler in before.items():
+        for number, handler in after.items():
             signal.signal(number, handler)

@@ -236,14 +236,15 @@ def test_a_killed_worker_ends_all_with_one_line_and_the_run_resumes_on_one(
     assert found[:5] == pytest.approx(found[5:], abs=1e-3)
 
 
-def test_a_stopped_training_saves_once_and_ends_together(start, tmp_path_factory):
-    folder = new_folder(tmp_path_factory)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_stopped_training_saves_once_and_ends_together(start, tmp_path_factory, name):
+    folder, number = new_folder(tmp_path_factory), getattr(signal, name)
     process = start(folder, "--set", *LONG, *PARALLEL)
     wait_for_step(process, folder, 3)
     for pid in [process.pid, *workers(process)]:  # the launcher passes it on besides
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, number)
     out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + number
     assert err == ""
     assert out.count("stopped and saved after step") == 1
     step = int(re.search(r"saved after step (\d+)", out)[1])

@@ -1,5 +1,6 @@
 """Training is killed like a user's laptop kills it, and resumes as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import random
@@ -115,15 +116,15 @@ def test_kill_9_inside_a_save_then_resume_gives_the_same_losses(folder, uninterr
 
 @pytest.mark.parametrize(
     ("number", "code", "config"),
-    [(signal.SIGINT, 130, "config.hocon"), (signal.SIGTERM, 143, "my own.hocon")],
+    [("SIGINT", 130, "config.hocon"), ("SIGTERM", 143, "my own.hocon"), ("SIGHUP", 129, "a.hocon")],
 )
-def test_ctrl_c_and_sigterm_save_and_say_how_to_resume(folder, uninterrupted, number, code, config):
+def test_signals_save_and_say_how_to_resume(folder, uninterrupted, number, code, config):
     (folder / "config.hocon").rename(folder / config)
     process = start(
         folder, *([] if config == "config.hocon" else ["--config", config]), "--set", *RUN
     )
     wait_for(process, lambda: steps_done(folder) >= 7)
-    process.send_signal(number)
+    process.send_signal(signal.Signals[number])
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, out + err
     assert err == ""
@@ -133,6 +134,39 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_resume(folder, uninterrupted, nu
     assert said[:3] == ["python", "-m", "moe_tutorial"]
     assert main(said[3:]) == 0
     assert losses(folder) == uninterrupted
+
+
+def test_a_closed_terminal_saves(folder, uninterrupted):
+    """The shell's part: a session of its own, whose terminal is a pseudo-terminal that goes."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:  # the child
+        command = [sys.executable, "-m", "moe_tutorial", "train", "--set", *RUN]
+        os.execve(sys.executable, command, environment())
+    os.set_blocking(terminal, False)
+    deadline = time.monotonic() + 60
+    while steps_done(folder) < 7 and time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 65536)  # or the child would wait for the terminal to be read
+        time.sleep(0.001)
+    os.close(terminal)
+    os.waitpid(pid, 0)  # its exit code tells of the words that it could not write
+    assert 7 <= steps_done(folder) < STEPS
+    latest = (folder / "model" / "checkpoints" / "latest").read_text()
+    assert latest == f"step-{steps_done(folder):06d}\n"
+    resume_to_the_end()
+    assert losses(folder) == uninterrupted
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(folder):
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    process = start(folder, "--set", *RUN, first=ignoring)
+    wait_for(process, lambda: steps_done(folder) >= 7)
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert steps_done(folder) == STEPS
 
 
 def test_a_second_training_in_the_same_folder_is_refused(folder):
