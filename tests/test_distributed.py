@@ -237,6 +237,7 @@ def test_a_killed_worker_ends_all_with_one_line_and_the_run_resumes_on_one(
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+@pytest.mark.usefixtures("no_nohup")
 def test_a_stopped_training_saves_once_and_ends_together(start, tmp_path_factory, name):
     folder, number = new_folder(tmp_path_factory), getattr(signal, name)
     process = start(folder, "--set", *LONG, *PARALLEL)

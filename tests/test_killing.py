@@ -118,6 +118,7 @@ def test_kill_9_inside_a_save_then_resume_gives_the_same_losses(folder, uninterr
     ("number", "code", "config"),
     [("SIGINT", 130, "config.hocon"), ("SIGTERM", 143, "my own.hocon"), ("SIGHUP", 129, "a.hocon")],
 )
+@pytest.mark.usefixtures("no_nohup")
 def test_signals_save_and_say_how_to_resume(folder, uninterrupted, number, code, config):
     (folder / "config.hocon").rename(folder / config)
     process = start(
@@ -136,6 +137,7 @@ def test_signals_save_and_say_how_to_resume(folder, uninterrupted, number, code,
     assert losses(folder) == uninterrupted
 
 
+@pytest.mark.usefixtures("no_nohup")
 def test_a_closed_terminal_saves(folder, uninterrupted):
     """The shell's part: a session of its own, whose terminal is a pseudo-terminal that goes."""
     import pty
