@@ -92,8 +92,6 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     part.mkdir()  # not its parents: a run folder that vanished must not come back half
     save_file(state.model.state_dict(), part / "model.safetensors")
     save_file(_training_tensors(state), part / "training_state.safetensors")
-    for file in part.iterdir():  # safetensors lets nobody else read what it writes
-        shutil.copymode(folder / "vocab.txt", file)
     counters = {key: getattr(state, key) for key in COUNTERS}
     hashes = {file.name: _sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
     hashes["counters"] = _sha256_of(counters)
@@ -101,6 +99,8 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     _write_text(part / "state.json", json.dumps({**counters, "sha256": hashes}, indent=2) + "\n")
     for file in part.iterdir():
         _sync(file)
+    for name in TENSOR_FILES:  # safetensors lets nobody else read what it writes
+        shutil.copymode(folder / "vocab.txt", part / name)
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -162,14 +162,19 @@ def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
 
 def _load_model(folder: Path, which: Which) -> TrainedModel:
     if not has_checkpoint(folder):
+        if (folder / "tokenizer.json").exists():
+            raise CheckpointError(
+                f"{folder} holds an exported model; make it a run folder with python -m "
+                f"moe_tutorial import"
+            )
         raise CheckpointError(
             f"{folder} holds no trained model; train one (python -m moe_tutorial train) "
             f"or name another folder with --model-path"
         )
     checkpoint = _pointed(folder, which)
     _, model_hash = _verified_counters(folder, checkpoint)
-    for file in (folder / "config.hocon", folder / "vocab.txt"):
-        _check_small(file)
+    _check_small(folder / "config.hocon")
+    _check_small(folder / "vocab.txt", _LARGEST_VOCABULARY)
     try:
         config = load_snapshot(folder / "config.hocon")
         tokenizer = CharTokenizer.load(folder / "vocab.txt")
@@ -197,7 +202,8 @@ COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _STEP = r"step-\d{6,}"  # the name of a complete checkpoint's folder
-_SMALL = 16 * 2**20  # bytes; no text file of a run folder is larger
+_SMALL = 2**20  # bytes; no other text file of a run folder is larger
+_LARGEST_VOCABULARY = 16 * 2**20  # bytes; room for all 1,114,112 characters
 
 
 def _finish_save(checkpoints: Path, state: TrainingState) -> None:
@@ -391,10 +397,10 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot be read (it is no file)")
 
 
-def _check_small(path: Path) -> None:
+def _check_small(path: Path, most: int = _SMALL) -> None:
     """Before a text file is read: reading takes a multiple of its size."""
     _check_file(path)
-    if path.is_file() and path.stat().st_size > _SMALL:
+    if path.is_file() and path.stat().st_size > most:
         raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes are too many for this file")
 
 

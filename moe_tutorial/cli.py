@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_tutorial.terminal import reason
+from moe_tutorial.terminal import reason, visible
 
 if TYPE_CHECKING:
     from moe_tutorial.config import Config, InferenceConfig
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console may not know every character
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # one bad line must not end all others
     try:
         return args.command(args)
     except KeyboardInterrupt:
@@ -94,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", metavar="T", type=float, help="0 is greedy")
     generate.add_argument("--top-k", metavar="K", type=int, help="keep the K best tokens")
     generate.add_argument("--top-p", metavar="P", type=float, help="keep probability P of the best")
-    generate.add_argument("--seed", metavar="S", type=int, help="default: the seed of the training")
+    generate.add_argument("--seed", metavar="S", type=_seed, help="default: that of the training")
 
     export = commands.add_parser(
         "export", help="write a model as Hugging Face's transformers read it"
@@ -123,8 +125,14 @@ def train_command(args: argparse.Namespace) -> int:
         return distributed.launch(number, args.arguments)
     set_threads(config.device)
     from moe_tutorial.checkpoint import save_checkpoint
-    from moe_tutorial.progress import progress_bar, stop_between_steps
-    from moe_tutorial.run import finish, open_run, train_in_folder
+    from moe_tutorial.progress import progress_bar, stop_between_steps, tell
+    from moe_tutorial.run import (
+        baseline_losses,
+        compare_losses,
+        draw_history,
+        open_run,
+        train_in_folder,
+    )
 
     with (
         distributed.process_group(config.device),
@@ -132,24 +140,29 @@ def train_command(args: argparse.Namespace) -> int:
     ):
         folder = shlex.quote(str(run.folder))
         first = distributed.is_first()
-        steps = progress_bar(train_in_folder(run), run) if first else train_in_folder(run)
+        began = run.state.step
         with stop_between_steps(ignore_repeated=distributed.processes() > 1) as interrupt:
-            for _ in steps:
+            steps = train_in_folder(run)
+            for _ in progress_bar(steps, run, interrupt) if first else steps:
                 if (stop := distributed.agree(interrupt.signal)) is not None:
                     if not first:
                         return 128 + stop
                     save_checkpoint(run.folder, run.state)
-                    print(f"stopped and saved after step {run.state.step}; to continue:")
                     config_flag = f" --config {shlex.quote(args.config)}" if args.config else ""
-                    print(
+                    tell(
+                        f"stopped and saved after step {run.state.step}; to continue:\n"
                         f"  {COMMAND} train --resume{config_flag} --set paths.output_dir={folder}"
                     )
                     return 128 + stop
         if not first:
             return 0
-        print(finish(run))
-    print(f"saved in {folder}, with its history drawn in history.png; a sample of it:\n")
-    generate_command(build_parser().parse_args(["generate", "--model-path", str(run.folder)]))
+        if run.state.step == began:
+            print("no step was left to train; --set training.epochs or max_steps raises the limit")
+        counted = baseline_losses(run)
+        print(compare_losses(run, counted), flush=True)
+        drawn = draw_history(run, counted)
+    print(f"saved in {folder}, {drawn}; a sample of it:\n")
+    generate_command(build_parser().parse_args(["generate", f"--model-path={run.folder}"]))
     print(f"\nmore: {COMMAND} generate --interactive --model-path {folder}")
     return 0
 
@@ -166,7 +179,10 @@ def generate_command(args: argparse.Namespace) -> int:
     trained = load_model(_model_path(args))
     config = trained.config
     set_threads(config.device)
-    trained.model.to(choose_device(config.device))
+    try:
+        trained.model.to(choose_device(config.device))
+    except ValueError as error:  # it was trained on another machine
+        print(f"generating on the CPU: {visible(str(error))}", file=sys.stderr)
     flags = {key: getattr(args, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")}
     given = {key: value for key, value in flags.items() if value is not None}
     settings = change_inference(config.inference, given)
@@ -200,6 +216,12 @@ def import_command(args: argparse.Namespace) -> int:
     folder = shlex.quote(args.to)
     print(f"saved in {folder}; to try it: {COMMAND} generate --model-path {folder}")
     return 0
+
+
+def _seed(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2**63 - 1")
+    return int(text)
 
 
 def _complete_lines(writer: Writer, settings: InferenceConfig) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # ~ is the home
 
 
 def _not_zero(value: int) -> int:
@@ -78,15 +80,15 @@ class TrainingConfig(_Section):
     """The data and the optimization."""
 
     dataset: Annotated[str, Field(min_length=1)] = "fables"
-    data_dir: str = "data"
+    data_dir: Place = "data"
     num_workers: NonNegativeInt = 0
     seq_len: PositiveInt = 128
-    batch_size: PositiveInt = 16
+    batch_size: Size = 16
     learning_rate: PositiveFloat = 3e-4
     weight_decay: NonNegativeFloat = 0.1
     warmup_steps: NonNegativeInt = 100
     grad_clip: PositiveFloat = 1.0
-    epochs: PositiveFloat = 3
+    epochs: Annotated[float, Field(gt=0, le=1e9)] = 3
     max_steps: PositiveInt | None = None
     max_seconds: PositiveFloat | None = None
     eval_steps: PositiveInt = 100
@@ -107,8 +109,8 @@ class InferenceConfig(_Section):
 class PathsConfig(_Section):
     """Folders, relative to the current directory."""
 
-    output_dir: Annotated[str, Field(min_length=1)] = "model"
-    model_path: Annotated[str, Field(min_length=1)] | None = None
+    output_dir: Place = "model"
+    model_path: Place | None = None
 
 
 class Config(_Section):
@@ -140,7 +142,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if path.is_char_device() or path.is_block_device():  # some never end
         raise ConfigError(f"{path}: is no file; name an existing configuration file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name an existing configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -176,7 +178,7 @@ def load_snapshot(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the snapshot of a run ({error})") from None
     config = validate_config(values, str(path))
@@ -197,7 +199,12 @@ def _override_line(item: str) -> str:
     try:
         json.loads(value)  # a number, true, false, null, a list or a quoted string stays as it is
     except ValueError:
-        value = json.dumps(value)  # anything else is meant as text
+        if value in ("True", "False", "None"):  # as Python spells them
+            value = {"True": "true", "False": "false", "None": "null"}[value]
+        elif re.fullmatch(r"-?\.\d+", value):  # .5
+            value = repr(float(value))
+        else:
+            value = json.dumps(value)  # anything else is meant as text
     return f"{key} = {value}"
 
 
@@ -255,13 +262,21 @@ def _explain(error: ValidationError) -> str:
             given = repr(first["input"])
             given = given if len(given) <= 80 else f"{given[:80]} ..."
             text = (f"{key}: " if key else "") + f"{reason}, but it is {given}"
+            text += "; write it in quotes" if first["type"] == "string_type" else ""
     return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _holds(section: object, key: str | int) -> bool:
+    return isinstance(section, type) and key in getattr(section, "model_fields", ())
 
 
 def _nearest(location: tuple[str | int, ...]) -> str:
     fields = Config.model_fields
     for part in location[:-1]:
         fields = fields[part].annotation.model_fields
+    homes = [name for name, field in fields.items() if _holds(field.annotation, location[-1])]
+    if homes:
+        return f"did you mean {homes[0]}.{location[-1]}?"
     close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
     prefix = "".join(f"{part}." for part in location[:-1])
     if close:

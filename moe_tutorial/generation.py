@@ -112,7 +112,7 @@ def ask(question: str) -> str:
     """Read one line; show it when it was not typed, so that a piped dialogue reads like one."""
     answer = input(question)
     if not sys.stdin.isatty():
-        print(answer)
+        print(visible(answer) if sys.stdout.isatty() else answer)
     return answer
 
 

@@ -38,7 +38,8 @@ from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
 
-_SMALL = 16 * 2**20  # bytes; no JSON file is larger
+_LARGEST_CONFIG = 2**20  # bytes of a JSON file that is read
+_LARGEST_TOKENIZER = 2**24
 REASONS = {
     "num_key_value_heads": "every query head has its own keys and values, no grouped queries",
     "rope_parameters": "RoPE is not stretched",
@@ -131,7 +132,7 @@ def tokenizer_json(tokenizer: CharTokenizer) -> Settings:
 
 def _read_config(path: Path, tokenizer: CharTokenizer) -> Config:
     """The configuration that config.json describes, if `export` would describe it the same way."""
-    found = _read_json(path)
+    found = _read_json(path, _LARGEST_CONFIG)
     values = found.get("moe_tutorial") or _described(found, path, tokenizer)
     config = validate_config(values, str(path))
     wanted = architecture_settings(config.model, tokenizer.vocab_size)
@@ -142,8 +143,8 @@ def _read_config(path: Path, tokenizer: CharTokenizer) -> Config:
         if not _agree(found.get(key), value):
             reason = f" ({REASONS[key]})" if key in REASONS else ""
             raise CheckpointError(
-                f"{path}: {key}={found.get(key)!r} cannot be imported; this library's model has "
-                f"{value!r} there{reason}"
+                f"{path}: {key}={_short(found.get(key))} cannot be imported; this library's model "
+                f"has {value!r} there{reason}"
             )
     return config
 
@@ -154,7 +155,7 @@ def _described(found: Settings, path: Path, tokenizer: CharTokenizer) -> dict[st
     if family is None:
         types = ", ".join(f.model_type for f in FAMILIES)
         raise CheckpointError(
-            f"{path}: model_type={found.get('model_type')!r} cannot be imported, only {types}"
+            f"{path}: model_type={_short(found.get('model_type'))} cannot be imported, only {types}"
         )
     try:
         model = {ours: found[theirs] for ours, theirs in KEYS.items()}
@@ -173,6 +174,11 @@ def _described(found: Settings, path: Path, tokenizer: CharTokenizer) -> dict[st
     }
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 def _agree(found: object, wanted: object) -> bool:
     if isinstance(found, float) and isinstance(wanted, float):
         return math.isclose(found, wanted, rel_tol=1e-6)  # 1 / sqrt(Dh) may be rounded either way
@@ -180,7 +186,7 @@ def _agree(found: object, wanted: object) -> bool:
 
 
 def _read_tokenizer(path: Path) -> CharTokenizer:
-    found = _read_json(path)
+    found = _read_json(path, _LARGEST_TOKENIZER)
     try:
         vocab = found["model"]["vocab"]
         tokenizer = CharTokenizer(sorted(vocab, key=vocab.get))
@@ -198,9 +204,9 @@ def _read_tokenizer(path: Path) -> CharTokenizer:
     return tokenizer
 
 
-def _read_json(path: Path) -> Settings:
+def _read_json(path: Path, most: int) -> Settings:
     try:
-        if path.exists() and not (path.is_file() and path.stat().st_size <= _SMALL):
+        if path.exists() and not (path.is_file() and path.stat().st_size <= most):
             raise ValueError("it is no file, or too large")
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -218,8 +224,11 @@ def _write_json(path: Path, content: Settings) -> None:
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder beside the wanted one, moved into its place when everything is written."""
+    if folder.resolve() == Path.cwd():
+        raise ValueError(f"{folder} is the current folder; name a new folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; name a new folder")
+    folder = folder.resolve()  # what a link leads to
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
         part = Path(beside) / folder.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,39 +16,67 @@ from moe_tutorial.run import Run, describe, short_line
 from moe_tutorial.training import StepRecord
 
 
-def progress_bar(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:
-    """The same records, with a bar on a terminal and plain lines where output is redirected."""
-    on_terminal = sys.stderr.isatty()
-    form = "{percentage:3.0f}% |{bar}| {desc} [{elapsed} done, {remaining} left]"
-    pending: list[StepRecord] = []
-    print(describe(run), flush=True)
-    with tqdm(total=1.0, bar_format=form, disable=not on_terminal) as bar:
-        bar.update(0)
-        done, told = 0.0, ""
-        for record in steps:
-            if run.notice != told:
-                told = run.notice
-                bar.write(told, file=sys.stderr if on_terminal else sys.stdout)
-            pending.append(record)
-            if record.validation_loss is not None:
-                if not on_terminal:
-                    print(short_line(pending), flush=True)
-                pending.clear()
-            validation = run.state.validation_loss
-            bar.set_description_str(
-                f"step {record.step} loss {record.loss:.3f}"
-                + (f" validation {validation:.3f}" if validation is not None else ""),
-                refresh=False,
-            )
-            bar.update(record.progress - done)
-            done = record.progress
-            yield record
-
-
 class Interrupt:
     """Which signal asked the training to stop, if any."""
 
     signal: int | None = None
+
+
+OUTPUT_LOST = 13  # the number of SIGPIPE, which Windows does not know
+
+
+def progress_bar(
+    steps: Iterator[StepRecord], run: Run, interrupt: Interrupt
+) -> Iterator[StepRecord]:
+    """The same records, with a bar on a terminal and plain lines where output is redirected.
+
+    Asks the training to stop when nobody reads the lines any more, as after `train | head`.
+    """
+    on_terminal = sys.stderr.isatty()
+    form = "{percentage:3.0f}% |{bar}| {desc} [{elapsed} done, {remaining} left]"
+    pending: list[StepRecord] = []
+    with _noticing(interrupt):
+        print(describe(run), flush=True)
+    with tqdm(total=1.0, bar_format=form, disable=not on_terminal) as bar:
+        bar.update(0)
+        done, told = 0.0, ""
+        for record in steps:
+            pending.append(record)
+            with _noticing(interrupt):
+                if run.notice != told:
+                    told = run.notice
+                    bar.write(told, file=sys.stderr if on_terminal else sys.stdout)
+                if record.validation_loss is not None and not on_terminal:
+                    print(short_line(pending), flush=True)
+                validation = run.state.validation_loss
+                bar.set_description_str(
+                    f"step {record.step} loss {record.loss:.3f}"
+                    + (f" validation {validation:.3f}" if validation is not None else ""),
+                    refresh=False,
+                )
+                bar.update(record.progress - done)
+            if record.validation_loss is not None:
+                pending.clear()
+            done = record.progress
+            yield record
+
+
+@contextmanager
+def _noticing(interrupt: Interrupt) -> Iterator[None]:
+    try:
+        yield
+    except OSError:  # also of a terminal that was closed, which sends a signal besides
+        interrupt.signal = interrupt.signal or OUTPUT_LOST
+
+
+def tell(text: str) -> None:
+    """On standard output, or on standard error when nobody reads that any more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            print(text, file=stream, flush=True)
+            return
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for the flush at the end
 
 
 @contextmanager

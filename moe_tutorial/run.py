@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,20 +25,21 @@ from moe_tutorial.checkpoint import (
     start_run_folder,
     write_snapshot,
 )
-from moe_tutorial.config import Config, ConfigError, dump_config, load_snapshot
+from moe_tutorial.config import Config, ConfigError, InferenceConfig, dump_config, load_snapshot
 from moe_tutorial.corpus import Corpus, load_corpus, ngram_losses
 from moe_tutorial.device import choose_device
 from moe_tutorial.distributed import from_first, is_first, processes, share
 from moe_tutorial.model import MoELanguageModel, count_parameters
 from moe_tutorial.moe import load_summary
+from moe_tutorial.sampling import check_sampling
 from moe_tutorial.terminal import visible
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord, TrainingState, start_training, train
 
 IDLE_STEPS = 500  # an expert that got no token for so long is reported
 FIRST_FILES = {"training.lock", "training.pid", "checkpoints", "config.hocon.part"}
-LATER_FILES = {"config.hocon", "vocab.txt", "metrics.jsonl", "metrics.part", "train.log",
-               "history.png"}  # fmt: skip
+LATER_FILES = {"config.hocon", "vocab.txt", "corpus.sha256", "metrics.jsonl", "metrics.part",
+               "train.log", "history.png"}  # fmt: skip
 DRAWN = {"step", "loss", "validation_loss", "expert_load"}  # what history.png shows of a record
 BASELINE_ORDERS = {"unigram": 1, "bigram": 2, "interpolated 5-gram": 5}
 
@@ -73,6 +75,7 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     train_ids, validation_ids = tokenizer.encode(corpus.train), tokenizer.encode(corpus.validation)
     check_length(train_ids, config.training.seq_len)
     check_length(validation_ids, 1)
+    _check_inference(config.inference, tokenizer)
     torch.manual_seed(config.training.seed)
     model = MoELanguageModel(config.model, tokenizer.vocab_size).to(device)
     state = start_training(model, config.training)
@@ -81,6 +84,8 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     if not is_first():  # the first process alone touches the folder
         yield Run(folder, config, corpus, share(state, config), train_ids, validation_ids)
         return
+    if resume and not folder.exists():
+        raise ValueError(f"{folder} is no folder that could be resumed; train without --resume")
     if has_checkpoint(folder) and not resume:
         _move_aside(folder)
     prompt = config.inference.prompt or _first_words(corpus.validation)
@@ -89,11 +94,13 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     with _alone_in(folder):
         if has_checkpoint(folder):
             _check_same_vocabulary(folder, tokenizer)
+            _check_same_text(folder, corpus)
             load_checkpoint(folder, state)
             write_snapshot(folder, config)  # some of its limits may have been changed
         else:
             _check_free(folder)
             start_run_folder(folder, config, tokenizer)
+        (folder / "corpus.sha256").write_text(_hash(corpus) + "\n", encoding="ascii")
         _cut_metrics(folder, state.step)
         yield Run(folder, config, corpus, share(state, config), train_ids, validation_ids)
 
@@ -130,6 +137,7 @@ def train_in_folder(run: Run) -> Iterator[StepRecord]:
                 or run.state.best_step == record.step
                 or record.progress == 1
             ):
+                os.fsync(metrics.fileno())  # no checkpoint may survive a power cut without it
                 save_checkpoint(run.folder, run.state)
             yield record
 
@@ -195,30 +203,43 @@ def _mean_load(records: Sequence[StepRecord]) -> Tensor:
     return torch.stack([record.expert_load for record in records]).mean(dim=0)
 
 
-def finish(run: Run) -> str:
-    """Draw history.png; return a table of losses, in nats per character, beside counted ones."""
-    from moe_tutorial.plots import history_figure  # matplotlib is slow to import
-
-    records = read_metrics(run.folder)
-    if not records:
-        return "no step is recorded in metrics.jsonl, so there is no history to draw"
+def baseline_losses(run: Run) -> dict[str, float]:
+    """Of predicting the held-out text by counting, in nats per character."""
     losses = ngram_losses(*run.corpus, max(BASELINE_ORDERS.values()))
-    baselines = {name: losses[order - 1] for name, order in BASELINE_ORDERS.items()}
-    path = run.folder / "history.png"
-    try:
-        history_figure(records, baselines).savefig(path, dpi=100)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written ({error}); the model is saved") from None
-    last = records[-100:]
-    training_loss = sum(record["loss"] for record in last) / len(last)
-    state = run.state
-    table = {
-        f"this model, training text, last {len(last)} steps": training_loss,
-        "this model, held-out text": state.validation_loss,
-        f"this model, held-out text, best step {state.best_step}": state.best_validation_loss,
-        **{f"{name} counts, held-out text": loss for name, loss in baselines.items()},
-    }
+    return {name: losses[order - 1] for name, order in BASELINE_ORDERS.items()}
+
+
+def compare_losses(run: Run, counted: Mapping[str, float]) -> str:
+    """A table of the model's losses, in nats per character, beside counted ones."""
+    state, records = run.state, read_metrics(run.folder)[-100:]
+    table = {}
+    if records:
+        what = f"this model, training text, last {len(records)} steps"
+        table[what] = sum(record["loss"] for record in records) / len(records)
+    if state.validation_loss is not None:
+        table["this model, held-out text"] = state.validation_loss
+        best = f"this model, held-out text, best step {state.best_step}"
+        table[best] = state.best_validation_loss
+    for name, loss in counted.items():
+        table[f"{name} counts, held-out text"] = loss
     return "\n".join(f"{loss:8.3f}  {what}" for what, loss in table.items())
+
+
+def draw_history(run: Run, counted: Mapping[str, float]) -> str:
+    """Draw history.png from metrics.jsonl, and say so.
+
+    Raises: OSError, saying that the model is saved, whatever the reason.
+    """
+    path, records = run.folder / "history.png", read_metrics(run.folder)
+    if not records:
+        return "without a history, because no step is recorded in metrics.jsonl"
+    try:
+        from moe_tutorial.plots import history_figure  # matplotlib is slow to import
+
+        history_figure(records, counted).savefig(path, dpi=100)
+    except Exception as error:  # matplotlib's own configuration may be at fault
+        raise OSError(f"{path} cannot be written ({error}); the model is saved") from None
+    return f"with its history drawn in {path.name}"
 
 
 def read_metrics(folder: Path) -> list[dict[str, object]]:
@@ -303,6 +324,33 @@ def _check_same_vocabulary(folder: Path, tokenizer: CharTokenizer) -> None:
         )
 
 
+def _check_same_text(folder: Path, corpus: Corpus) -> None:
+    """Losses on another held-out text cannot be compared; it may have been trained on, besides."""
+    path = folder / "corpus.sha256"  # runs of an earlier version have none
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        saved = file.read(100).strip()
+    if saved not in (b"", _hash(corpus).encode()):  # empty: a power cut came before its content
+        raise ValueError(
+            f"{path}: the text is not the one that the run began with; put it back, train a new "
+            f"model in another paths.output_dir, or remove this file to go on with the new text"
+        )
+
+
+def _hash(corpus: Corpus) -> str:
+    return hashlib.sha256("\0".join(corpus).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _check_inference(settings: InferenceConfig, tokenizer: CharTokenizer) -> None:
+    """Before the training, whose last act is a sample."""
+    try:
+        check_sampling(settings.temperature, settings.top_k, settings.top_p)
+        tokenizer.encode(settings.prompt or "")
+    except ValueError as error:
+        raise ValueError(f"section inference of the configuration: {error}") from None
+
+
 def _first_words(text: str, length: int = 24) -> str:
     """A default prompt: how a paragraph begins that the model has not seen."""
     paragraphs = (part.strip() for part in text.split("\n\n")[1:])
@@ -317,17 +365,22 @@ def _cut_metrics(folder: Path, step: int) -> None:
     Raises: ValueError if a line before them is none of ours: the training would end with that.
     """
     path = folder / "metrics.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
+    kept, last = [], 0
     try:
-        ours = all(json.loads(line).keys() >= DRAWN for line in lines)
-    except (ValueError, AttributeError, RecursionError):
-        ours = False
-    if not ours:
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+            if last >= step or not line.endswith(b"\n"):  # half a line was written last
+                break
+            record = json.loads(line)
+            last = int(record["step"])
+            if not record.keys() >= DRAWN:
+                raise KeyError(line)
+            kept += [line] * (last <= step)
+    except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError):
         raise ValueError(
             f"{path}: damaged; mend it, or remove it to go on without the history so far"
-        )
+        ) from None
     part = path.with_suffix(".part")
-    part.write_bytes(b"".join(lines))
+    part.write_bytes(b"".join(kept))
     part.replace(path)
 
 

@@ -17,6 +17,8 @@ ADVICE = {
     errno.ELOOP: "remove the link, or name another place",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "name a place that exists",
+    errno.EBUSY: "it is in use, or a disk of its own: name a folder inside it, or another place",
+    errno.EXDEV: "name a place on the same disk",
 }
 
 
@@ -35,6 +37,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in ADVICE:
         where = "" if error.filename is None else f"{error.filename}: "
         text = f"{where}{error.strerror.lower()}; {ADVICE[error.errno]}"
+    if "allocate memory" in text or "out of memory" in text:  # PyTorch's words tell of its files
+        text = "not enough memory; lower training.batch_size or the sizes in the section model"
     return visible(" ".join(text.split())) or type(error).__name__
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -72,11 +72,14 @@ def tiny_model() -> MoELanguageModel:
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m moe_tutorial` in a folder, as a user does."""
 
-    def run(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, cwd: Path, more: Mapping[str, str] | None = None, **options: object
+    ) -> subprocess.CompletedProcess[str]:
+        """`more` is added to the environment."""
         return subprocess.run(
             [sys.executable, "-m", "moe_tutorial", *map(str, arguments)],
-            cwd=cwd, env=environment(), capture_output=True, text=True, encoding="utf-8",
-            timeout=120, check=False, **options,
+            cwd=cwd, env={**environment(), **(more or {})}, capture_output=True, text=True,
+            encoding="utf-8", errors="surrogateescape", timeout=120, check=False, **options,
         )  # fmt: skip
 
     return run

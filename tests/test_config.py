@@ -123,6 +123,9 @@ def test_overrides_replace_keys_before_substitutions_are_resolved(write):
         ("device.gpu_ids=[1, 2]", "device", "gpu_ids", [1, 2]),
         ("training.dataset=C:\\a b\\#1 $x.txt", "training", "dataset", "C:\\a b\\#1 $x.txt"),
         ('training.dataset="12"', "training", "dataset", "12"),
+        ("inference.top_p=.5", "inference", "top_p", 0.5),
+        ("model.shared_expert=True", "model", "shared_expert", True),
+        ("inference.top_k=None", "inference", "top_k", None),
     ],
 )  # fmt: skip
 def test_override_values(write, item, section, key, value):
@@ -139,6 +142,10 @@ def test_malformed_override_is_an_error(write, item):
     ("text", "message"),
     [
         ("model.dimm = 64", r"unknown key model\.dimm; did you mean model\.dim\?"),
+        ("dataset = a", r"unknown key dataset; did you mean training\.dataset\?"),
+        ("training.dataset = 12", r"training\.dataset: .*it is 12; write it in quotes"),
+        ("training.batch_size = 1000000", r"training\.batch_size: .*65536"),
+        ("training.epochs = 1e308", r"training\.epochs: .*1000000000"),
         ("modell.dim = 64", r"unknown key modell; did you mean model\?"),
         ("model.qqqqqq = 1", r"unknown key model\.qqqqqq; the keys here are model\.dim, "),
         ('model.dim = "wide"', r"model\.dim: input should be a valid integer, but it is 'wide'"),
@@ -171,6 +178,17 @@ def test_every_mistake_is_one_line_that_names_the_file_and_the_key(write, text, 
 
 def test_last_line_without_a_line_break_is_still_a_number(write):
     assert load_config(write("model.num_layers = 5 ")).model.num_layers == 5
+
+
+def test_places_may_begin_with_the_home_folder_and_files_with_a_mark(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    path = tmp_path / "a.hocon"
+    path.write_bytes(b'\xef\xbb\xbfpaths { output_dir = "~/runs/a" }, training.data_dir = "~/b"')
+    config = load_config(path)
+    assert (config.paths.output_dir, config.training.data_dir) == ("/home/me/runs/a", "/home/me/b")
+    path.write_bytes(b"\xef\xbb\xbf" + dump_config(config).encode())
+    assert load_snapshot(path) == config
 
 
 def test_missing_file_and_wrong_encoding_are_errors(tmp_path):

@@ -91,7 +91,7 @@ def test_kill_9_at_random_moments_then_resume_gives_the_same_losses(folder, unin
 
 
 @pytest.mark.parametrize(("call", "count"), [
-    ("os.fsync", 5), ("os.fsync", 26), ("os.rename", 2), ("os.replace", 9), ("os.replace", 12),
+    ("os.fsync", 6), ("os.fsync", 31), ("os.rename", 2), ("os.replace", 9), ("os.replace", 12),
     ("shutil.rmtree", 8),
 ])  # fmt: skip
 def test_kill_9_inside_a_save_then_resume_gives_the_same_losses(folder, uninterrupted, call, count):
@@ -159,6 +159,30 @@ def test_a_closed_terminal_saves(folder, uninterrupted):
     assert latest == f"step-{steps_done(folder):06d}\n"
     resume_to_the_end()
     assert losses(folder) == uninterrupted
+
+
+@pytest.mark.parametrize(("number", "code"), [(None, 141), (signal.SIGINT, 130)])
+def test_when_nobody_reads_the_output_any_more_it_saves(folder, uninterrupted, number, code):
+    """As after `train | head -2`, or after Ctrl-C in `train 2>&1 | tee log`, which ends both."""
+    process = start(folder, "--set", *RUN, "training.eval_steps=1")
+    process.stdout.readline()
+    wait_for(process, lambda: steps_done(folder) >= 7)
+    process.stdout.close()
+    if number is None:
+        said = process.stderr.read().splitlines()
+    process.stderr.close()
+    if number is not None:
+        process.send_signal(number)
+    else:
+        assert re.fullmatch(r"stopped and saved after step \d+; to continue:", said[0])
+        assert said[1].startswith("  python -m moe_tutorial train --resume")
+        assert len(said) == 2
+    assert process.wait(timeout=60) == code
+    assert 7 <= steps_done(folder) < STEPS
+    latest = (folder / "model" / "checkpoints" / "latest").read_text()
+    assert latest == f"step-{steps_done(folder):06d}\n"
+    resume_to_the_end("training.eval_steps=10")
+    assert [row[:5] for row in losses(folder)] == [row[:5] for row in uninterrupted]
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(folder):

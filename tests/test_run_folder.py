@@ -1,6 +1,7 @@
 """What a training may replace in its folder, what it must leave alone, and who may read it."""
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -16,9 +17,11 @@ import torch
 from conftest import ROOT, TINY_RUN, environment
 
 from moe_tutorial import checkpoint as checkpoint_module
+from moe_tutorial import run as run_module
 from moe_tutorial.checkpoint import CheckpointError, load_model, save_checkpoint
 from moe_tutorial.cli import main
 from moe_tutorial.config import load_config
+from moe_tutorial.generation import ask
 from moe_tutorial.run import open_run, train_in_folder
 from moe_tutorial.terminal import ADVICE, reason, visible
 
@@ -213,6 +216,168 @@ def test_without_metrics_a_run_goes_on_without_the_history_so_far(folder, capsys
     assert main(["train", "--resume", "--set", *MORE]) == 0
     assert "held-out text, best step" in capsys.readouterr().out
     assert len((folder / "model" / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def steps_recorded(folder: Path) -> list[int]:
+    lines = (folder / "model" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_history_of_a_run_that_lost_some_has_every_step_once(folder):
+    """Two steps were removed, two done after the checkpoint, and half a line came last."""
+    path = folder / "model" / "metrics.jsonl"
+    *_, third, fourth = path.read_text().splitlines(keepends=True)
+    later = [fourth.replace('"step": 4', f'"step": {step}') for step in (5, 6)]
+    path.write_text("".join([third, fourth, *later]) + fourth[:30])
+    assert main(["train", "--resume", "--set", *MORE]) == 0
+    assert steps_recorded(folder) == [3, 4, 5, 6, 7, 8, 9]
+    path.write_text(fourth[:30])
+    assert main(["train", "--resume", "--set", *MORE, "training.max_steps=10"]) == 0
+    assert steps_recorded(folder) == [10]
+
+
+def test_no_checkpoint_survives_a_power_cut_without_its_history(folder, monkeypatch):
+    done = []
+    path, real = folder / "model" / "metrics.jsonl", os.fsync
+
+    def fsync(number):
+        done.append(os.fstat(number).st_ino == path.stat().st_ino and path.stat().st_size)
+        real(number)
+
+    def save(*arguments):
+        done.append("save")
+        return save_checkpoint(*arguments)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(run_module, "save_checkpoint", save)
+    assert main(["train", "--resume", "--set", *MORE]) == 0
+    saves = [i for i, what in enumerate(done) if what == "save"]
+    assert len(saves) > 1
+    sizes = [done[i - 1] for i in saves]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == path.stat().st_size
+
+
+def test_a_run_with_nothing_left_to_train_says_so(folder, capsys):
+    assert main(["train", "--resume", "--set", *MORE]) == 0
+    assert "no step was left" not in capsys.readouterr().out
+    assert main(["train", "--resume"]) == 0
+    assert "no step was left to train; --set training.epochs or" in capsys.readouterr().out
+
+
+def test_a_run_resumes_on_the_text_it_began_with(tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "config.hocon", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = "the fox and the hen sat under an old tree\n" * 20
+    (tmp_path / "my.txt").write_text(text)
+    arguments = ["train", "--set", *TINY_RUN, "training.dataset=my.txt", "training.epochs=99"]
+    assert main([*arguments, "training.max_steps=2"]) == 0
+    (tmp_path / "my.txt").write_text(text[::-1])  # the same symbols
+    before, _ = contents(tmp_path / "model" / "checkpoints"), capsys.readouterr()
+    line = refused(capsys, 2, *arguments, "training.max_steps=4", "--resume")
+    assert "corpus.sha256: the text is not the one that the run began with; put it back" in line
+    assert contents(tmp_path / "model" / "checkpoints") == before
+    (tmp_path / "my.txt").write_text(text)
+    assert main([*arguments, "training.max_steps=4", "--resume"]) == 0
+    (tmp_path / "my.txt").write_text(text[::-1])
+    for step, left in ((5, None), (6, b"")):  # removed by the person, emptied by a power cut
+        path = tmp_path / "model" / "corpus.sha256"
+        path.unlink() if left is None else path.write_bytes(left)
+        assert main([*arguments, f"training.max_steps={step}", "--resume"]) == 0
+    assert "is not the one" in refused_after(capsys, tmp_path / "my.txt", text, arguments)
+
+
+def refused_after(capsys, path: Path, text: str, arguments: list[str]) -> str:
+    path.write_text(text)
+    capsys.readouterr()
+    return refused(capsys, 2, *arguments, "--resume")
+
+
+def test_resuming_what_is_not_there_begins_nothing(folder, capsys):
+    line = refused(capsys, 2, "train", "--resume", "--set", *MORE, "paths.output_dir=modle")
+    assert "modle is no folder that could be resumed; train without --resume" in line
+    assert not (folder / "modle").exists()
+
+
+@pytest.mark.parametrize(("setting", "said"), [
+    ("inference.prompt=Ödipus 42", "unknown character 'Ö'"),
+    ("inference.temperature=1e300", "temperature=1e+300 must be"),
+    ("inference.top_p=1e-300", "top_p=1e-300 must be"),
+])  # fmt: skip
+def test_a_sample_that_cannot_be_drawn_is_refused_before_the_training(
+    folder, capsys, setting, said
+):
+    line = refused(capsys, 2, "train", "--set", *TINY_RUN, "paths.output_dir=new", setting)
+    assert f"section inference of the configuration: {said}" in line
+    assert not (folder / "new").exists()
+
+
+def test_a_matplotlib_that_cannot_draw_is_no_lost_training(folder, command):
+    result = command("train", "--resume", "--set", *MORE, cwd=folder, more={"MPLBACKEND": "foo"})
+    assert result.returncode == 1
+    assert "held-out text, best step" in result.stdout
+    assert re.fullmatch(
+        r"error: model/history.png cannot be written \(.*foo.*\); the model is saved\n",
+        result.stderr,
+    )
+
+
+def test_a_model_trained_on_a_gpu_generates_where_there_is_none(folder, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["generate"]) == 0
+    expected = capsys.readouterr().out
+    path = folder / "model" / "config.hocon"
+    path.write_text(path.read_text().replace('"type": "auto"', '"type": "cuda"'))
+    assert main(["generate"]) == 0
+    out, err = capsys.readouterr()
+    assert out == expected
+    assert re.fullmatch("generating on the CPU: .*needs GPU 0, but PyTorch sees 0.*\n", err)
+
+
+def test_a_run_folder_may_begin_with_a_dash(folder):
+    assert main(["train", "--set", *TINY_RUN, "paths.output_dir=-dash"]) == 0
+    assert load_model("-dash").config.paths.output_dir == "-dash"
+
+
+def test_one_line_that_is_no_text_does_not_end_the_others(folder, command):
+    result = command(
+        "generate", "--stdin", "--max-new-tokens", "3", cwd=folder,
+        more={"PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8:strict"},
+        input="the\n\udcff\udcfe\nhen\n",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: line 2: unknown character '\\udcff'.*\n", result.stderr)
+    assert re.fullmatch(r"the...\n\nhen...\n\n", result.stdout)
+
+
+def test_a_piped_dialogue_does_not_command_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("builtins.input", lambda question: "the\x1b]2;owned\x07")
+    assert ask("Prompt: ") == "the\x1b]2;owned\x07"
+    assert capsys.readouterr().out == "the\x1b]2;owned\x07\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    ask("Prompt: ")
+    assert capsys.readouterr().out == "the\\x1b]2;owned\\x07\n"
+
+
+def test_too_little_memory_is_said_without_the_library_s_own_words():
+    words = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you"
+    assert reason(RuntimeError(words)) == (
+        "not enough memory; lower training.batch_size or the sizes in the section model"
+    )
+
+
+def test_an_export_goes_to_what_a_link_leads_to_and_not_to_the_current_folder(
+    folder, capsys, monkeypatch
+):
+    assert "is the current folder; name a new" in refused(capsys, 2, "export", "--to", ".")
+    (folder / "big disk").mkdir()
+    (folder / "link").symlink_to("big disk")
+    assert main(["export", "--to", "link"]) == 0
+    assert (folder / "link").is_symlink()
+    assert (folder / "big disk" / "model.safetensors").exists()
+    capsys.readouterr()
+    line = refused(capsys, 1, "generate", "--model-path", "link")
+    assert "link holds an exported model; make it a run folder with python -m" in line
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")

@@ -354,7 +354,8 @@ def test_exported_folder_with_200_flipped_bits_is_refused_or_imported_whole(expo
     assert refused > 100
 
 
-WRONG = [None, True, -1, 1.5, "x", [], {}, [1], {"a": 1}, 10**400, math.nan, 10**9]
+WRONG = [None, True, -1, 1.5, "x", [], {}, [1], {"a": 1}, 10**400, math.nan, 10**9, "y" * 10**5,
+         ["\x1b[2J"] * 10**4]  # fmt: skip
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -371,6 +372,7 @@ def test_exported_settings_of_other_types_are_refused(exported, tmp_path, foreig
             (hf / "config.json").write_text(json.dumps({**good, key: value}))
             line = answer(lambda: import_(hf, tmp_path / "new"), hf)
             assert line.startswith(str(hf / "config.json")), (key, value)
+            assert len(line) < 1000
     for value in WRONG:
         (hf / "tokenizer.json").write_text(json.dumps({"model": {"vocab": value}}))
         line = answer(lambda: import_(hf, tmp_path / "new"), hf)
