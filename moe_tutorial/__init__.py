@@ -4,4 +4,4 @@ Importing the package imports nothing heavy; import the module of the chapter th
 `moe_tutorial.moe`. Reading order = chapter order = import order; see README.md.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

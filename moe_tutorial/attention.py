@@ -50,9 +50,14 @@ class KVCache:
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, H, T, Dh) behind the earlier ones; return all, (B, H, S, Dh).
 
-        Raises: ValueError if they do not fit.
+        Raises: ValueError if they do not fit, or are of another batch or other heads.
         """
         end, room = self.length + k.shape[2], self.keys.shape[2]
+        if not k.shape[:2] == v.shape[:2] == self.keys.shape[:2]:
+            raise ValueError(
+                f"keys {tuple(k.shape)} and values {tuple(v.shape)} are of another batch or other "
+                f"heads than the cache {tuple(self.keys.shape)}; make one of their size"
+            )
         if end > room:
             raise ValueError(f"position {end} does not fit into a cache of {room} positions")
         self.keys[:, :, self.length : end] = k
@@ -67,7 +72,7 @@ class CausalSelfAttention(nn.Module):
     Position t sees positions 0 .. t. q and k are rotated by RoPE; v is not.
     Shapes: x (B, T, D), cos and sin (T, Dh) of the positions of x -> (B, T, D).
     With a cache, x holds the new positions only, and they attend to the cached ones as well.
-    Raises: ValueError if dim is not divisible by num_heads.
+    Raises: ValueError if dim / num_heads is not a whole even number.
     Source: Vaswani et al. 2017, arXiv:1706.03762. Chapter 06.
 
     Differs from many implementations: dropout acts on the output only, not on the attention
@@ -76,11 +81,12 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if dim % num_heads:
-            divisors = [h for h in range(1, dim + 1) if dim % h == 0]
-            nearest = min(divisors, key=lambda h: abs(h - num_heads))
+        if dim < 2 or num_heads < 1 or dim % (2 * num_heads):
+            fitting = [heads for heads in range(1, dim // 2 + 1) if dim % (2 * heads) == 0]
+            nearest = min(fitting, key=lambda heads: abs(heads - num_heads), default=None)
             raise ValueError(
-                f"dim={dim} is not divisible by num_heads={num_heads}; try num_heads={nearest}"
+                f"dim={dim} cannot be cut into num_heads={num_heads} heads of an even size, as "
+                f"RoPE needs them; try " + (f"num_heads={nearest}" if fitting else "an even dim")
             )
         self.num_heads = num_heads
         self.head_dim = dim // num_heads

@@ -15,7 +15,7 @@ def sliding_windows(ids: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
     """All N_ids - seq_len pairs of an input window and its target, shifted by one.
 
     Shapes: ids (N_ids,) -> x, y (N_ids - T, T), views on the same memory; y[s, t] = ids[s + t + 1].
-    Raises: ValueError if the text is shorter than one window and its target.
+    Raises: ValueError as `check_length`.
     """
     check_length(ids, seq_len)
     windows = ids.unfold(0, seq_len + 1, 1)
@@ -29,9 +29,9 @@ def random_batch(
 
     The starts are drawn on the generator's device (CPU, so that a seed means the same everywhere),
     the windows are cut where the ids are. Shapes: ids (N_ids,) -> x, y (B, T).
-    Raises: ValueError if the text is shorter than one window and its target.
+    Raises: ValueError as `check_length`.
     """
-    check_length(ids, seq_len)
+    check_length(ids, seq_len, batch_size)
     starts = torch.randint(len(ids) - seq_len, (batch_size,), generator=generator)  # (B,)
     windows = ids.unfold(0, seq_len + 1, 1)[starts.to(ids.device)]  # (B, T + 1)
     return windows[:, :-1], windows[:, 1:]
@@ -43,9 +43,9 @@ def evaluation_batches(
     """Windows that do not overlap and leave nothing out: every id but the first is a target once.
 
     Yields x, y (B, T); the last batches may be smaller, and the last window shorter.
-    Raises: ValueError if there are fewer than two ids.
+    Raises: ValueError as `check_length` with a seq_len of 1: two ids are enough.
     """
-    check_length(ids, 1)
+    check_length(ids, min(seq_len, 1), batch_size)
     whole = (len(ids) - 1) // seq_len  # windows of full length
     x = ids[: whole * seq_len].view(whole, seq_len)
     y = ids[1 : whole * seq_len + 1].view(whole, seq_len)
@@ -56,8 +56,12 @@ def evaluation_batches(
         yield rest[None, :-1], rest[None, 1:]
 
 
-def check_length(ids: Tensor, seq_len: int) -> None:
-    """Raise ValueError unless ids hold at least one window of seq_len and its target."""
+def check_length(ids: Tensor, seq_len: int, batch_size: int = 1) -> None:
+    """Raise ValueError unless ids are one row that holds a window of seq_len and its target."""
+    if ids.ndim != 1:
+        raise ValueError(f"ids have {ids.ndim} axes {tuple(ids.shape)}, but a text is one row")
+    if min(seq_len, batch_size) < 1:
+        raise ValueError(f"seq_len={seq_len} and batch_size={batch_size} must be at least 1")
     if len(ids) < seq_len + 1:
         raise ValueError(
             f"the text has {len(ids)} characters, but one window of seq_len={seq_len} and its "

@@ -290,6 +290,8 @@ def _verified_counters(
         counters = {key: content[key] for key in COUNTERS}
         hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
         optional = {name: content["sha256"].get(name) for name in ("counters", "model")}
+        if content["sha256"].keys() - hashes.keys() - optional.keys():
+            raise ValueError("a hash of something unknown")
         _check_counters(counters, checkpoint.name)
         if optional["counters"] not in (None, _sha256_of(counters)):
             raise ValueError("a counter has changed since it was saved")
@@ -341,12 +343,26 @@ def _read_tensors(
         tensors = load_file(path)  # maps the file: nothing is copied yet
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    _split_stacks(tensors, wanted)
     for name in sorted((tensors.keys() ^ wanted.keys()) - optional):
         fault = "is missing" if name in wanted else "belongs to another architecture"
         raise CheckpointError(f"{path}: tensor {_plain(name)} {fault}")
     for name in sorted(tensors.keys() & wanted.keys()):
         _check_tensor(f"{path}: tensor {_plain(name)}", tensors[name], wanted[name])
     return tensors
+
+
+def _split_stacks(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Version 0.1 stacked the experts of a layer as (E, D, F), and counted their steps once."""
+    stacks: dict[str, list[str]] = {}
+    for name in wanted:
+        stacks.setdefault(re.sub(r"\.moe\.experts\.\d+\.", ".moe.", name), []).append(name)
+    for stack in tensors.keys() & (stacks.keys() - wanted.keys()):
+        names, whole = stacks[stack], tensors[stack]
+        whole = whole if whole.ndim else whole.expand(len(names))
+        if len(whole) == len(names):  # else its name tells that it is of another architecture
+            del tensors[stack]
+            tensors.update(zip(names, (part.clone() for part in whole), strict=True))
 
 
 def _check_tensor(what: str, tensor: Tensor, wanted: Tensor) -> None:

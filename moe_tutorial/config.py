@@ -21,8 +21,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 # before memory is used.
 Size = Annotated[int, Field(gt=0, le=65_536)]
 Layers = Annotated[int, Field(gt=0, le=256)]
+Experts = Annotated[int, Field(gt=0, le=1024)]
 Threads = Annotated[int, Field(gt=0, le=1024)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MOST_EXPERTS = 4096  # in all layers together; each takes some KB however small its matrices are
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -52,8 +54,8 @@ class ModelConfig(_Section):
     dim: Size = 256
     num_layers: Layers = 4
     num_heads: Size = 8
-    num_experts: Size = 8
-    top_k: Size = 2
+    num_experts: Experts = 8
+    top_k: Experts = 2
     hidden_dim: Size | None = None
     router: Literal["softmax", "sigmoid"] = "softmax"
     shared_expert: bool = True
@@ -62,6 +64,15 @@ class ModelConfig(_Section):
     norm_eps: PositiveFloat = 1e-5
     dropout: Share = 0.1
     load_balancing_loss_coef: NonNegativeFloat = 0.01
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> ModelConfig:
+        if self.num_layers * self.num_experts > MOST_EXPERTS:
+            raise ValueError(
+                f"num_layers={self.num_layers} times num_experts={self.num_experts} is above "
+                f"{MOST_EXPERTS:,}; lower one of them"
+            )
+        return self
 
 
 class DeviceConfig(_Section):

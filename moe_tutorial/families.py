@@ -37,8 +37,11 @@ def _turn(tensors: Tensors) -> Tensors:
 
 TRANSPOSE = Step(_turn, _turn)  # we multiply x @ w; a Linear layer stores the transpose
 SPLIT = Step(lambda one: list(one[0].chunk(3)), lambda three: [torch.cat(three)])
-UNSTACK = Step(lambda one: list(one[0].unbind()), lambda many: [torch.stack(many)])
-JOIN = Step(lambda two: [torch.cat(two, -1)], lambda one: list(one[0].chunk(2, -1)))  # gate first
+STACK = Step(lambda many: [torch.stack(many)], lambda one: list(one[0].unbind()))
+JOIN = Step(  # gate and up of an expert side by side, gate first
+    lambda parts: [torch.cat(pair, -1) for pair in zip(parts[::2], parts[1::2], strict=True)],
+    lambda joined: [half for both in joined for half in both.chunk(2, -1)],
+)
 
 
 def _interleave(num_heads: int) -> Step:
@@ -65,14 +68,20 @@ QKV = "attention.qkv.weight"
 THEIR_QKV = "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight"
 
 
+def _experts(model: ModelConfig, *names: str) -> str:
+    """The named matrices of all experts of a layer, expert by expert."""
+    return " ".join(f"moe.experts.{e}.{name}" for e in range(model.num_experts) for name in names)
+
+
 def _mixtral(model: ModelConfig) -> tuple[Settings, list[Rule]]:
-    experts = [f"block_sparse_moe.experts.{e}" for e in range(model.num_experts)]
+    theirs = "block_sparse_moe.experts"
     return {"sliding_window": None}, [
         Rule(QKV, THEIR_QKV, (SPLIT,)),
         Rule("moe.router.scores.weight", "block_sparse_moe.gate.weight"),
         *(
-            Rule(ours, " ".join(f"{e}.{theirs}.weight" for e in experts), (TRANSPOSE, UNSTACK))
-            for ours, theirs in (("moe.w_gate", "w1"), ("moe.w_down", "w2"), ("moe.w_up", "w3"))
+            Rule(f"moe.experts.{e}.{name}", f"{theirs}.{e}.{number}.weight", (TRANSPOSE,))
+            for e in range(model.num_experts)
+            for name, number in (("w_gate", "w1"), ("w_down", "w2"), ("w_up", "w3"))
         ),
     ]
 
@@ -86,15 +95,15 @@ def _granite(model: ModelConfig) -> tuple[Settings, list[Rule]]:
         "logits_scaling": 1.0,
         "attention_bias": False,
     }
-    joined = (JOIN, TRANSPOSE)
-    shared = "moe.shared_expert"
+    ours, theirs, shared = "moe.shared_expert", "block_sparse_moe", "shared_mlp"
+    gates, downs = _experts(model, "w_gate", "w_up"), _experts(model, "w_down")
     return settings, [
         Rule(QKV, THEIR_QKV, (SPLIT,)),
-        Rule("moe.router.scores.weight", "block_sparse_moe.router.layer.weight"),
-        Rule("moe.w_gate moe.w_up", "block_sparse_moe.input_linear.weight", joined),
-        Rule("moe.w_down", "block_sparse_moe.output_linear.weight", (TRANSPOSE,)),
-        Rule(f"{shared}.w_gate {shared}.w_up", "shared_mlp.input_linear.weight", joined),
-        Rule(f"{shared}.w_down", "shared_mlp.output_linear.weight", (TRANSPOSE,)),
+        Rule("moe.router.scores.weight", f"{theirs}.router.layer.weight"),
+        Rule(gates, f"{theirs}.input_linear.weight", (JOIN, TRANSPOSE, STACK)),
+        Rule(downs, f"{theirs}.output_linear.weight", (TRANSPOSE, STACK)),
+        Rule(f"{ours}.w_gate {ours}.w_up", f"{shared}.input_linear.weight", (JOIN, TRANSPOSE)),
+        Rule(f"{ours}.w_down", f"{shared}.output_linear.weight", (TRANSPOSE,)),
     ]
 
 
@@ -113,8 +122,8 @@ def _llama4(model: ModelConfig) -> tuple[Settings, list[Rule]]:
     return settings, [
         Rule(QKV, THEIR_QKV, (SPLIT, _interleave(model.num_heads))),
         Rule("moe.router.scores.weight", "feed_forward.router.weight"),
-        Rule("moe.w_gate moe.w_up", "feed_forward.experts.gate_up_proj", (JOIN,)),
-        Rule("moe.w_down", "feed_forward.experts.down_proj"),
+        Rule(_experts(model, "w_gate", "w_up"), "feed_forward.experts.gate_up_proj", (JOIN, STACK)),
+        Rule(_experts(model, "w_down"), "feed_forward.experts.down_proj", (STACK,)),
         Rule(f"{ours}.w_gate", f"{theirs}.gate_proj.weight", (TRANSPOSE,)),
         Rule(f"{ours}.w_up", f"{theirs}.up_proj.weight", (TRANSPOSE,)),
         Rule(f"{ours}.w_down", f"{theirs}.down_proj.weight", (TRANSPOSE,)),
@@ -192,7 +201,7 @@ def architecture_settings(model: ModelConfig, vocab_size: int) -> Settings:
 def to_hugging_face(weights: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
     """Their tensors, made from ours: the same numbers under other names and in other layouts.
 
-    Shapes: a w_gate (E, D, F) becomes E times (F, D) in Mixtral, the first half of (E, 2F, D) in
+    Shapes: the E w_gate (D, F) become E times (F, D) in Mixtral, the first half of (E, 2F, D) in
     GraniteMoeShared and of (E, D, 2F) in Llama 4; the qkv (3D, D) becomes three times (D, D).
     Raises: KeyError if a tensor is missing; ValueError as `family_of`.
     """

@@ -123,5 +123,5 @@ def count_parameters(model: MoELanguageModel) -> ParameterCount:
     """Total and active parameters; both include embedding, attention, norms, router and head."""
     config = model.config
     total = sum(p.numel() for p in model.parameters())
-    experts = sum(w.numel() for b in model.blocks for w in (b.moe.w_gate, b.moe.w_up, b.moe.w_down))
+    experts = sum(p.numel() for block in model.blocks for p in block.moe.experts.parameters())
     return ParameterCount(total, total - experts + experts * config.top_k // config.num_experts)

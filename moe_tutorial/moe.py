@@ -6,12 +6,14 @@ Shape letters: B batch, T time, N = B*T tokens, D dim, F hidden_dim, E experts, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from moe_tutorial.rmsnorm import widen
 
 RouterKind = Literal["softmax", "sigmoid"]
 
@@ -35,13 +37,15 @@ def swiglu(x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor) -> Tensor:
 
 
 class SwiGLU(nn.Module):
-    """One dense SwiGLU network without biases: the shared expert, and the dense rival.
+    """One SwiGLU network without biases: an expert, the shared expert, and the dense rival.
 
-    Shapes: x (..., D) -> (..., D).
+    Shapes: x (..., D) -> (..., D). Raises: ValueError if dim or hidden_dim is below 1.
     """
 
     def __init__(self, *, dim: int, hidden_dim: int) -> None:
         super().__init__()
+        if min(dim, hidden_dim) < 1:
+            raise ValueError(f"dim={dim} and hidden_dim={hidden_dim} must be at least 1")
         self.w_gate = nn.Parameter(torch.empty(dim, hidden_dim))
         self.w_up = nn.Parameter(torch.empty(dim, hidden_dim))
         self.w_down = nn.Parameter(torch.empty(hidden_dim, dim))
@@ -66,7 +70,8 @@ class Router(nn.Module):
     softmax: weights = softmax over the K chosen logits (sum to 1; Mixtral, arXiv:2401.04088).
     sigmoid: weights = sigmoid of each chosen logit (Llama 4). With top_k = 1 only sigmoid lets the
     loss reach the router: a softmax over one number is always 1.
-    Shapes: x (N, D) -> Routing. Raises: ValueError if top_k is not in 1 .. num_experts.
+    Computed in float32 at least, also under autocast. Shapes: x (N, D) -> Routing.
+    Raises: ValueError if top_k is not in 1 .. num_experts or router is neither of the two.
     """
 
     def __init__(self, *, dim: int, num_experts: int, top_k: int, router: RouterKind) -> None:
@@ -76,53 +81,68 @@ class Router(nn.Module):
                 f"top_k={top_k} is not between 1 and num_experts={num_experts}; "
                 f"lower top_k or add experts"
             )
+        if router not in ("softmax", "sigmoid"):
+            raise ValueError(f"router={router!r} is unknown; choose softmax or sigmoid")
         self.scores = nn.Linear(dim, num_experts, bias=False)
         self.top_k = top_k
         self.router = router
 
     def forward(self, x: Tensor) -> Routing:
-        logits = self.scores(x)  # (N, E)
+        # A rounded logit can choose another expert, so published models widen bfloat16 here.
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self(x)
+        logits = F.linear(widen(x), widen(self.scores.weight))  # (N, E)
         chosen, experts = logits.topk(self.top_k, dim=-1)
         weights = chosen.softmax(-1) if self.router == "softmax" else chosen.sigmoid()  # (N, K)
         return Routing(weights, experts, logits.softmax(-1))
 
 
 def dispatch(
-    x: Tensor, routing: Routing, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *, scale_input: bool
+    x: Tensor,
+    routing: Routing,
+    experts: Sequence[Callable[[Tensor], Tensor]],
+    *,
+    scale_input: bool,
 ) -> Tensor:
     """Send every token to its chosen experts and add up what comes back.
 
     The N*K (token, expert) pairs are sorted by expert, so that each expert gets one contiguous
     slice. No token is dropped and no expert has a capacity: no token can change another's output.
-    Shapes: x (N, D), w_gate and w_up (E, D, F), w_down (E, F, D) -> (N, D).
+    Shapes: x (N, D), E experts (n, D) -> (n, D) -> (N, D).
     """
-    num_experts, top_k = len(w_gate), routing.experts.shape[1]
     expert_of_pair = routing.experts.flatten()  # (N*K,)
     order = expert_of_pair.argsort(stable=True)  # (N*K,)
-    token = order // top_k  # (N*K,)
-    scale = routing.weights.flatten()[order, None]  # (N*K, 1)
-    counts = expert_of_pair.bincount(minlength=num_experts).tolist()
+    token = order // routing.experts.shape[1]  # (N*K,)
+    scale = routing.weights.to(x.dtype).flatten()[order, None]  # (N*K, 1)
+    counts = expert_of_pair.bincount(minlength=len(experts)).tolist()
     rows = x.index_select(0, token)  # (N*K, D)
     if scale_input:
         rows = rows * scale  # (N*K, D)
-    # unbind, not w_gate[e]: indexing in the loop would make every backward write (E, D, F) zeros.
-    slices = zip(rows.split(counts), w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
-    rows = torch.cat([swiglu(part, *weights) for part, *weights in slices if len(part)])
+    # While training, an idle expert gets its empty slice, and with it gradients of zero.
+    training = torch.is_grad_enabled()
+    slices = zip(experts, rows.split(counts), strict=True)
+    outputs = [expert(part) for expert, part in slices if training or len(part)]
+    rows = torch.cat(outputs) if outputs else rows  # (N*K, D)
     if not scale_input:
         rows = rows * scale  # (N*K, D)
-    return torch.zeros_like(x).index_add_(0, token, rows)
+    return torch.zeros_like(x).index_add_(0, token, rows.to(x.dtype))
 
 
 def dispatch_one(
-    x: Tensor, routing: Routing, w_gate: Tensor, w_up: Tensor, w_down: Tensor, *, scale_input: bool
+    x: Tensor,
+    routing: Routing,
+    experts: Sequence[Callable[[Tensor], Tensor]],
+    *,
+    scale_input: bool,
 ) -> Tensor:
     """`dispatch` for a single token and no gradients: generation, where sorting is not worth it.
 
-    Shapes: x (1, D), w_gate and w_up (E, D, F), w_down (E, F, D) -> (1, D).
+    Shapes: x (1, D), E experts (n, D) -> (n, D) -> (1, D).
     """
     y = torch.zeros_like(x)  # (1, D)
     for scale, e in zip(routing.weights[0].unbind(), routing.experts[0].tolist(), strict=True):
-        row = swiglu(x * scale if scale_input else x, w_gate[e], w_up[e], w_down[e])  # (1, D)
+        row = experts[e](x * scale if scale_input else x)  # (1, D)
         y += row if scale_input else row * scale
     return y
 
@@ -133,8 +153,8 @@ class MoE(nn.Module):
     softmax router: y = sum over the chosen e of weight_e * expert_e(x)        (Mixtral).
     sigmoid router: y = sum over the chosen e of expert_e(weight_e * x)        (Llama 4).
     The shared expert is added with weight 1; neither router nor balance loss sees it.
-    Shapes: x (B, T, D) -> (B, T, D) and a Routing of N = B*T tokens.
-    Raises: ValueError if top_k is not in 1 .. num_experts. Chapter 07.
+    Shapes: x (B, T, D) -> (B, T, D) and a Routing of N = B*T tokens; N may be 0.
+    Raises: ValueError as `Router` and `SwiGLU`. Chapter 07.
     """
 
     def __init__(
@@ -149,27 +169,27 @@ class MoE(nn.Module):
     ) -> None:
         super().__init__()
         self.router = Router(dim=dim, num_experts=num_experts, top_k=top_k, router=router)
-        self.w_gate = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
-        self.w_up = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
-        self.w_down = nn.Parameter(torch.empty(num_experts, hidden_dim, dim))
+        # Differs from frameworks for GPUs, which stack the experts' matrices as (E, D, F) for one
+        # grouped product; because on a CPU separate matrices are as fast, and faster with few
+        # tokens: no gradients of slices need to be joined.
+        self.experts = nn.ModuleList(
+            SwiGLU(dim=dim, hidden_dim=hidden_dim) for _ in range(num_experts)
+        )
         self.shared_expert = SwiGLU(dim=dim, hidden_dim=hidden_dim) if shared_expert else None
-        for weight in (self.w_gate, self.w_up, self.w_down):
-            nn.init.normal_(weight, std=weight.shape[-2] ** -0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         tokens = x.flatten(0, 1)  # (N, D)
         routing = self.router(tokens)
-        scale_input = self.router.router == "sigmoid"
         send = dispatch_one if len(tokens) == 1 and not torch.is_grad_enabled() else dispatch
-        y = send(tokens, routing, self.w_gate, self.w_up, self.w_down, scale_input=scale_input)
+        y = send(tokens, routing, self.experts, scale_input=self.router.router == "sigmoid")
         if self.shared_expert is not None:
             y = y + self.shared_expert(tokens)  # (N, D)
         return y.view_as(x), routing
 
     def output_weights(self) -> list[Tensor]:
         """The matrices whose products are added to the residual stream."""
-        shared = [] if self.shared_expert is None else [self.shared_expert.w_down]
-        return [self.w_down, *shared]
+        shared = [] if self.shared_expert is None else [self.shared_expert]
+        return [expert.w_down for expert in (*self.experts, *shared)]
 
 
 def expert_load(routing: Routing) -> Tensor:

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from moe_tutorial.moe import MoE, Routing, dispatch, swiglu
+from moe_tutorial.moe import MoE, Routing, dispatch
 
 
 def experts_per_rank(num_experts: int, num_ranks: int) -> int:
@@ -109,36 +109,33 @@ def _bytes_away(rows: Tensor, send: list[int], group: dist.ProcessGroup | None) 
     return away * rows.shape[1] * rows.element_size()
 
 
-class LocalExperts(nn.Module):
-    """This rank's slice of the stacked experts; together the ranks of the group hold them all.
+def owned_experts(full: MoE, group: dist.ProcessGroup | None) -> nn.ModuleList:
+    """Copies of the E/R experts that this rank owns; together the ranks of the group own them all.
+
+    Raises: ValueError if the experts cannot be divided evenly.
+    """
+    size = experts_per_rank(len(full.experts), dist.get_world_size(group))
+    first = dist.get_rank(group) * size
+    return copy.deepcopy(full.experts[first : first + size])
+
+
+def compute(rows: Tensor, arriving: Tensor, experts: nn.ModuleList) -> Tensor:
+    """Arrived rows through the experts of this rank; each row needs one of them.
 
     Shapes: rows (M, D), sorted by rank of origin and then by expert; arriving (R, E/R) int64, how
-    many there are of each -> (M, D). Raises: ValueError if the experts cannot be divided evenly.
+    many there are of each -> (M, D).
     """
-
-    def __init__(self, full: MoE, group: dist.ProcessGroup | None) -> None:
-        super().__init__()
-        size = experts_per_rank(len(full.w_gate), dist.get_world_size(group))
-        mine = slice(dist.get_rank(group) * size, (dist.get_rank(group) + 1) * size)
-        self.w_gate = nn.Parameter(full.w_gate.detach()[mine].clone())
-        self.w_up = nn.Parameter(full.w_up.detach()[mine].clone())
-        self.w_down = nn.Parameter(full.w_down.detach()[mine].clone())
-
-    def forward(self, rows: Tensor, arriving: Tensor) -> Tensor:
-        weights = self.w_gate, self.w_up, self.w_down
-        if not len(rows):  # an empty product: zeros as gradients here, and backward still exchanges
-            return swiglu(rows, *(w[0] for w in weights))
-        num_ranks, size = arriving.shape
-        experts = torch.arange(size, device=rows.device).repeat(num_ranks)
-        experts = experts.repeat_interleave(arriving.flatten())[:, None]  # (M, 1)
-        ones = rows.new_ones(len(rows), 1)  # (M, 1)
-        return dispatch(rows, Routing(ones, experts, ones), *weights, scale_input=False)
+    num_ranks, size = arriving.shape
+    chosen = torch.arange(size, device=rows.device).repeat(num_ranks)
+    chosen = chosen.repeat_interleave(arriving.flatten())[:, None]  # (M, 1)
+    ones = rows.new_ones(len(rows), 1)  # (M, 1)
+    return dispatch(rows, Routing(ones, chosen, ones), experts, scale_input=False)
 
 
 def visit(
     rows: Tensor,
     counts: Tensor,
-    experts: LocalExperts,
+    experts: nn.ModuleList,
     group: dist.ProcessGroup | None,
     traffic: Traffic,
 ) -> Tensor:
@@ -152,7 +149,7 @@ def visit(
     traffic.counts += (leaving.numel() - leaving.shape[1]) * leaving.element_size()
     send, receive = leaving.sum(dim=1).tolist(), arriving.sum(dim=1).tolist()
     rows = Exchange.apply(rows, send, receive, group, traffic)  # (M, D)
-    rows = experts(rows, arriving)  # (M, D)
+    rows = compute(rows, arriving, experts)  # (M, D)
     return Exchange.apply(rows, receive, send, group, traffic)
 
 
@@ -171,7 +168,7 @@ class ExpertParallelMoE(nn.Module):
     def __init__(self, full: MoE, group: dist.ProcessGroup | None = None) -> None:
         super().__init__()
         self.router = copy.deepcopy(full.router)
-        self.experts = LocalExperts(full, group)
+        self.experts = owned_experts(full, group)
         self.shared_expert = copy.deepcopy(full.shared_expert)
         self.group, self.traffic = group, Traffic()
 
@@ -215,8 +212,10 @@ class RankResult(NamedTuple):
 def forward_and_backward(rank: int, full: MoE, batches: Sequence[Tensor]) -> RankResult:
     """The work of one rank: its batch through its experts; the loss is the sum of sin(y).
 
-    Shapes: batches (B, T, D), one per rank.
+    Shapes: batches (B, T, D), one per rank. Raises: ValueError if there are more or fewer.
     """
+    if len(batches) != dist.get_world_size():
+        raise ValueError(f"{len(batches)} batches for {dist.get_world_size()} ranks; one for each")
     layer, x = ExpertParallelMoE(full), batches[rank].clone().requires_grad_()
     y, _ = layer(x)
     y.sin().sum().backward()

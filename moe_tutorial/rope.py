@@ -12,15 +12,15 @@ from torch import Tensor
 def rope_frequencies(head_dim: int, theta: float = 10_000.0) -> Tensor:
     """Angle per position, in radians, of each pair: theta ** (-2i / Dh) for i = 0 .. Dh/2 - 1.
 
-    Shapes: -> (Dh / 2,) float32. Raises: ValueError if head_dim is odd.
+    Shapes: -> (Dh / 2,) float32. Raises: ValueError if head_dim is odd or below 2.
     Source: Su et al. 2021, arXiv:2104.09864. Chapter 04.
     """
-    if head_dim % 2:
+    if head_dim % 2 or head_dim < 2:
         raise ValueError(
-            f"head_dim={head_dim} is odd, and RoPE rotates pairs of numbers; "
-            f"choose dim and num_heads so that dim / num_heads is even, such as {head_dim + 1}"
+            f"head_dim={head_dim} is not even, and RoPE rotates pairs of numbers; choose dim and "
+            f"num_heads so that dim / num_heads is even, such as {max(2, head_dim + 1)}"
         )
-    exponents = torch.arange(0, head_dim, 2) / head_dim  # (Dh / 2,)
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim  # (Dh / 2,)
     return theta**-exponents
 
 
@@ -29,9 +29,12 @@ def rope_table(max_seq_len: int, head_dim: int, theta: float = 10_000.0) -> tupl
 
     Both hold every angle twice, once for each number of its pair; the sine is negative for the
     first number.
-    Shapes: -> cos, sin (max_seq_len, Dh) float32. Raises: ValueError if head_dim is odd.
+    Shapes: -> cos, sin (max_seq_len, Dh) float32. Raises: ValueError as `rope_frequencies`, and if
+    max_seq_len is below 1.
     """
-    positions = torch.arange(max_seq_len)
+    if max_seq_len < 1:
+        raise ValueError(f"max_seq_len={max_seq_len} leaves no position; it must be at least 1")
+    positions = torch.arange(max_seq_len, dtype=torch.float32)
     angles = torch.outer(positions, rope_frequencies(head_dim, theta))
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
@@ -42,8 +45,14 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     The dot product of a rotated query and a rotated key then depends on their offset only.
     Shapes: x (B, H, T, Dh), cos and sin (T, Dh) -> (B, H, T, Dh).
+    Raises: ValueError if cos or sin are of other positions or another head size than x.
     Source: Su et al. 2021, arXiv:2104.09864, in the pairing of Hugging Face's Llama. Chapter 04.
     """
+    if not cos.shape == sin.shape == x.shape[-2:]:
+        raise ValueError(
+            f"cos {tuple(cos.shape)} and sin {tuple(sin.shape)} must be (T, Dh) = "
+            f"{tuple(x.shape[-2:])} as in x; cut the table to the positions of x"
+        )
     first, second = x.chunk(2, dim=-1)
     partner = torch.cat((second, first), dim=-1)  # (B, H, T, Dh)
     return x * cos + partner * sin

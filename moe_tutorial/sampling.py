@@ -103,11 +103,17 @@ def generate(
 ) -> Iterator[GeneratedToken]:
     """Continue a prompt, one token at a time; each is yielded as soon as it is known.
 
-    Tokens are drawn on the CPU, so that a seed means the same on every device. The model should be
-    in evaluation mode. Shapes: prompt (T,) int64.
-    Raises: ValueError if the prompt is empty or a sampling parameter is out of range.
+    Tokens are drawn on the CPU, so that a seed means the same on every device. In model.train()
+    dropout stays on: call model.eval() first, unless that is what you want.
+    Shapes: prompt (T,) int64.
+    Raises: ValueError if the prompt is empty or has two axes, or a sampling parameter is out of
+    range; TypeError if the prompt is not a tensor.
     """
     check_sampling(temperature, top_k, top_p)
+    if not isinstance(prompt, torch.Tensor):
+        raise TypeError(f"the prompt is a {type(prompt).__name__}; CharTokenizer.encode gives ids")
+    if prompt.ndim != 1:
+        raise ValueError(f"the prompt {tuple(prompt.shape)} is not one row (T,); give one text")
     if len(prompt) == 0:
         raise ValueError("the prompt is empty; give the model at least one character to continue")
     reader = Reader(model)

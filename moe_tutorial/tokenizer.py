@@ -47,6 +47,8 @@ class CharTokenizer:
 
     def encode(self, text: str) -> Tensor:
         """Ids (T,) int64 of a text. Raises ValueError naming the first unknown character."""
+        if not isinstance(text, str):
+            raise TypeError(f"encode takes text, not {type(text).__name__}; bytes have .decode()")
         try:
             ids = [self.char_to_int[char] for char in text]
         except KeyError as error:
@@ -59,6 +61,8 @@ class CharTokenizer:
 
     def decode(self, ids: Tensor | Iterable[int]) -> str:
         """Text of ids (T,). Raises ValueError naming the first id outside 0 .. V-1."""
+        if isinstance(ids, Tensor) and ids.ndim != 1:
+            raise ValueError(f"ids {tuple(ids.shape)} are not one row (T,); decode row by row")
         ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         for i in ids:
             if not 0 <= i < self.vocab_size:

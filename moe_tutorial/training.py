@@ -158,6 +158,7 @@ def train(
             )
         optimizer.step()
         optimizer.zero_grad()
+        torch.clear_autocast_cache()  # it holds rounded copies of the weights before this step
         state.step += 1
         step_ended = time.perf_counter()
         state.seconds = step_ended - started

@@ -107,8 +107,34 @@ def test_dropout_acts_only_while_training(x):
     assert torch.equal(attention(x, COS, SIN), attention(x, COS, SIN))
 
 
-def test_indivisible_heads_are_an_error_with_the_nearest_choice():
-    with pytest.raises(
-        ValueError, match=r"dim=12 is not divisible by num_heads=5; try num_heads=4"
-    ):
-        CausalSelfAttention(dim=12, num_heads=5)
+@pytest.mark.parametrize(
+    ("dim", "num_heads", "nearest"),
+    [(12, 5, 6), (12, 4, 3), (128, 6, 4), (12, 0, 1), (12, -3, 1), (20, 99, 10)],
+)
+def test_heads_that_do_not_fit_are_an_error_with_the_nearest_that_rope_accepts(
+    dim, num_heads, nearest
+):
+    with pytest.raises(ValueError, match=rf"num_heads={num_heads} .*; try num_heads={nearest}$"):
+        CausalSelfAttention(dim=dim, num_heads=num_heads)
+    rope_table(4, dim // nearest)
+    CausalSelfAttention(dim=dim, num_heads=nearest)
+
+
+@pytest.mark.parametrize("dim", [5, 1, 0, -4])
+def test_dim_that_cannot_be_cut_is_an_error(dim):
+    with pytest.raises(ValueError, match=f"dim={dim} cannot be cut .*; try an even dim$"):
+        CausalSelfAttention(dim=dim, num_heads=1)
+
+
+@pytest.mark.parametrize("rows", [1, T - 1, T + 1])
+def test_a_table_of_other_positions_is_an_error(attention, x, rows):
+    with pytest.raises(ValueError, match="cut the table to the positions of x"):
+        attention(x, *rope_table(rows, DH))
+
+
+@pytest.mark.parametrize(("batch_size", "num_heads"), [(3, H), (1, H), (B, 1), (B, H + 1)])
+def test_a_cache_of_another_size_is_an_error(attention, x, batch_size, num_heads):
+    cache = KVCache(batch_size=batch_size, num_heads=num_heads, max_seq_len=T, head_dim=DH)
+    with pytest.raises(ValueError, match="are of another batch or other heads than the cache"):
+        attention(x, COS, SIN, cache)
+    assert cache.length == 0

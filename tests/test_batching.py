@@ -44,6 +44,30 @@ def test_evaluation_windows_cover_every_target_exactly_once(length, batch_size):
     assert torch.equal(inputs, ids[:-1])
 
 
+@pytest.mark.parametrize("seq_len", [0, -1])
+def test_windows_of_no_length_are_an_error(seq_len):
+    message = f"seq_len={seq_len} and batch_size=.* must be at least 1"
+    with pytest.raises(ValueError, match=message):
+        sliding_windows(IDS, seq_len)
+    with pytest.raises(ValueError, match=message):
+        random_batch(IDS, 2, seq_len, torch.Generator())
+    with pytest.raises(ValueError, match=message):
+        next(evaluation_batches(IDS, 2, seq_len))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_no_windows_are_an_error(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be at least 1"):
+        random_batch(IDS, batch_size, 3, torch.Generator())
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be at least 1"):
+        next(evaluation_batches(IDS, batch_size, 3))
+
+
+def test_ids_with_two_axes_are_an_error():
+    with pytest.raises(ValueError, match=r"2 axes \(2, 5\), but a text is one row"):
+        sliding_windows(IDS.view(2, 5), 1)
+
+
 def test_text_shorter_than_a_window_is_an_error_with_both_numbers():
     with pytest.raises(ValueError, match=r"10 characters, .* seq_len=10 and its target need 11"):
         random_batch(IDS, 1, 10, torch.Generator())

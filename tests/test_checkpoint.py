@@ -1,10 +1,12 @@
 import json
+import shutil
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
+from safetensors.torch import load_file
 
 from moe_tutorial.checkpoint import (
     CheckpointError,
@@ -13,6 +15,7 @@ from moe_tutorial.checkpoint import (
     save_checkpoint,
     start_run_folder,
 )
+from moe_tutorial.cli import main
 from moe_tutorial.config import Config, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
@@ -180,7 +183,8 @@ def test_weights_of_another_architecture_are_an_error(folder):
 
     (folder / "config.hocon").write_text(dump_config(other))
     with pytest.raises(
-        CheckpointError, match=r"tensor blocks\.0\.moe\.w_\w+ is \(5, .*ask for \(5"
+        CheckpointError,
+        match=r"tensor blocks\.0\.moe\.experts\.0\.w_down is \(16, 24\), .*ask for \(8, 24",
     ):
         load_model(folder)
     other = CONFIG.model_copy(
@@ -204,3 +208,35 @@ def test_state_with_wrong_types_is_an_error(folder, change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=r"state\.json: missing or damaged"):
         load_model(folder)
+
+
+STACKED = ROOT / "tests" / "data" / "stacked_experts"  # written by version 0.1
+
+
+def test_a_run_of_version_0_1_loads_and_resumes_with_the_losses_it_would_have_had(
+    tmp_path, monkeypatch
+):
+    shutil.copytree(STACKED, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    stacks = load_file("model/checkpoints/step-000004/model.safetensors")
+    model = load_model("model").model
+    for name in ("w_gate", "w_up", "w_down"):
+        ours = [getattr(expert, name) for expert in model.blocks[0].moe.experts]
+        assert torch.equal(torch.stack(ours), stacks[f"blocks.0.moe.{name}"])
+    assert main(["train", "--resume", "--config", str(ROOT / "config.hocon")]) == 0
+    found = [json.loads(line) for line in Path("model/metrics.jsonl").read_text().splitlines()]
+    lines = Path("expected.jsonl").read_text().splitlines()
+    for record, expected in zip(found, map(json.loads, lines), strict=True):
+        numbers = ("step", "loss", "balance_loss", "learning_rate", "grad_norm", "validation_loss")
+        wanted = {key: expected[key] for key in numbers if expected[key] is not None}
+        assert {key: record[key] for key in wanted} == pytest.approx(wanted, rel=1e-5)
+    tensors = load_file("model/checkpoints/step-000008/training_state.safetensors")
+    assert tensors["step.blocks.0.moe.experts.2.w_up"] == 8
+
+
+def test_a_stack_of_more_experts_than_the_model_has_is_another_architecture(tmp_path):
+    shutil.copytree(STACKED / "model", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.hocon"
+    path.write_text(path.read_text().replace('"num_experts": 3', '"num_experts": 2'))
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.moe\.(experts|w_)"):
+        load_model(tmp_path)

@@ -33,7 +33,7 @@ def test_show_source_leaves_out_docstrings_and_keeps_comments(capsys):
     source = capsys.readouterr().out
     assert source.startswith("class RMSNorm(nn.Module):\n    def __init__(")
     assert '"""' not in source
-    assert "# squares of half-precision numbers overflow" in source
+    assert "# squares of float16 numbers overflow" in source
 
 
 @check

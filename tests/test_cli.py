@@ -209,8 +209,8 @@ def test_wrong_use_of_generate_is_one_line(at_model, capsys, flags, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.dim=130", "dim=130 is not divisible by num_heads=4; try num_heads=5"),
-        ("model.dim=12", "head_dim=3 is odd"),
+        ("model.dim=130", "dim=130 cannot be cut into num_heads=4 heads of an even size"),
+        ("model.dim=12", "as RoPE needs them; try num_heads=3"),
         ("model.top_k=9", "top_k=9 is not between 1 and num_experts=8"),
         ("training.seq_len=129", "training.seq_len=129 is longer than model.max_seq_len=128"),
         ("training.dataset=gone.txt", "no such file; choose fables"),
@@ -308,7 +308,7 @@ def test_wrong_use_of_export_and_import_is_one_line(at_model, tmp_path, capsys):
 
 
 def test_debug_shows_the_traceback(here):
-    with pytest.raises(ValueError, match="odd"):
+    with pytest.raises(ValueError, match="an even size"):
         main(["train", "--debug", "--set", "model.dim=12"])
 
 

@@ -39,7 +39,8 @@ def token_by_token(moe, x):
         row = torch.zeros_like(token)
         for weight, e in zip(routing.weights[n], routing.experts[n].tolist(), strict=True):
             inside = token * weight if moe.router.router == "sigmoid" else token
-            y = (F.silu(inside @ moe.w_gate[e]) * (inside @ moe.w_up[e])) @ moe.w_down[e]
+            w_gate, w_up, w_down = moe.experts[e].parameters()
+            y = (F.silu(inside @ w_gate) * (inside @ w_up)) @ w_down
             row = row + (y if moe.router.router == "sigmoid" else weight * y)
         if moe.shared_expert is not None:
             row = row + moe.shared_expert(token[None])[0]
@@ -61,7 +62,9 @@ def test_sorted_dispatch_equals_the_definition(router, shared_expert, batch, tim
     torch.testing.assert_close(y, expected)
     inputs = [x, *moe.parameters()]
     grads = torch.autograd.grad(y.square().sum(), inputs)
-    torch.testing.assert_close(grads, torch.autograd.grad(expected.square().sum(), inputs))
+    # The definition never calls an expert without tokens; ours gets zeros.
+    wanted = torch.autograd.grad(expected.square().sum(), inputs, materialize_grads=True)
+    torch.testing.assert_close(grads, wanted)
 
 
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
@@ -78,11 +81,10 @@ def test_one_token_without_gradients_equals_the_definition(router, top_k, monkey
 def test_all_experts_chosen_equals_the_dense_mixture(router):
     moe, x = make(router, top_k=E), tokens()
     flat, scores = x.flatten(0, 1), moe.router.scores(x.flatten(0, 1))
-    experts = zip(moe.w_gate, moe.w_up, moe.w_down, strict=True)
     weights = (scores.softmax(-1) if router == "softmax" else scores.sigmoid()).unbind(-1)
     expected = sum(
-        F.silu(z @ g) * (z @ u) @ d * w
-        for (g, u, d), weight in zip(experts, weights, strict=True)
+        F.silu(z @ expert.w_gate) * (z @ expert.w_up) @ expert.w_down * w
+        for expert, weight in zip(moe.experts, weights, strict=True)
         for z, w in [
             (flat, weight[:, None]) if router == "softmax" else (flat * weight[:, None], 1)
         ]
@@ -92,15 +94,14 @@ def test_all_experts_chosen_equals_the_dense_mixture(router):
 
 def test_one_expert_equals_a_plain_swiglu_forward_and_backward():
     moe, dense = make(num_experts=1, top_k=1), SwiGLU(dim=D, hidden_dim=HIDDEN).double()
-    for name in ("w_gate", "w_up", "w_down"):
-        getattr(dense, name).data.copy_(getattr(moe, name)[0])
+    dense.load_state_dict(moe.experts[0].state_dict())
     x = tokens()
     y, expected = moe(x)[0], dense(x)
     torch.testing.assert_close(y, expected)
     y.square().sum().backward()
     expected.square().sum().backward()
-    for name in ("w_gate", "w_up", "w_down"):
-        torch.testing.assert_close(getattr(moe, name).grad[0], getattr(dense, name).grad)
+    for ours, theirs in zip(moe.experts[0].parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_softmax_weights_sum_to_one_over_the_chosen():
@@ -132,9 +133,8 @@ def test_top_1_softmax_gives_the_router_a_gradient_of_exactly_zero():
 def test_sigmoid_scales_the_input_not_the_output():
     moe, x = make("sigmoid"), tokens()
     routing = moe.router(x.flatten(0, 1))
-    weights = (moe.w_gate, moe.w_up, moe.w_down)
-    inside = dispatch(x.flatten(0, 1), routing, *weights, scale_input=True)
-    outside = dispatch(x.flatten(0, 1), routing, *weights, scale_input=False)
+    inside = dispatch(x.flatten(0, 1), routing, moe.experts, scale_input=True)
+    outside = dispatch(x.flatten(0, 1), routing, moe.experts, scale_input=False)
     torch.testing.assert_close(moe(x)[0].flatten(0, 1), inside)
     assert not torch.allclose(inside, outside)
 
@@ -164,7 +164,62 @@ def test_an_expert_without_tokens_gets_a_zero_gradient():
     unused = set(range(E)) - set(routing.experts.flatten().tolist())
     assert unused
     for e in unused:
-        assert torch.count_nonzero(moe.w_gate.grad[e]) == 0
+        for weight in moe.experts[e].parameters():
+            assert torch.equal(weight.grad, torch.zeros_like(weight))
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+def test_no_tokens_come_back_as_no_tokens_and_gradients_are_zero(router):
+    moe, x = make(router, shared_expert=True), tokens(2, 0).requires_grad_()
+    y, routing = moe(x)
+    assert y.shape == (2, 0, D)
+    assert routing.experts.shape == (0, K)
+    gradients = torch.autograd.grad(y.sum(), [x, *moe.parameters()])
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
+    with torch.inference_mode():
+        assert moe(x)[0].shape == (2, 0, D)
+
+
+def test_experts_are_any_callables_each_called_once_with_its_tokens():
+    seen = []
+
+    def expert(rows):
+        seen.append(rows.tolist())
+        return -rows
+
+    routing = routing_of([[1], [0], [1]], torch.ones(3, 3))
+    x = torch.tensor([[10.0], [11.0], [12.0]])
+    with torch.no_grad():
+        y = dispatch(x, routing, [expert, expert, None], scale_input=False)
+    assert y.tolist() == [[-10.0], [-11.0], [-12.0]]
+    assert seen == [[[11.0]], [[10.0], [12.0]]]
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("time", [1, 9])
+def test_the_router_computes_in_float32_whatever_the_model_s_type(router, time):
+    moe, x = make(router, shared_expert=True).bfloat16(), tokens(1, time).bfloat16()
+    y, routing = moe(x)
+    assert y.dtype == torch.bfloat16
+    expected = x[0].float() @ moe.router.scores.weight.float().T
+    chosen, experts = expected.topk(K)
+    assert torch.equal(routing.experts, experts)
+    weights = chosen.softmax(-1) if router == "softmax" else chosen.sigmoid()
+    torch.testing.assert_close(tuple(routing), (weights, experts, expected.softmax(-1)))
+    with torch.no_grad():
+        torch.testing.assert_close(y, moe(x)[0])
+    assert make(router)(tokens())[1].probs.dtype == torch.float64
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+def test_autocast_leaves_the_routing_alone_and_the_outputs_near(router):
+    moe, x = make(router, shared_expert=True).float(), tokens(3, 40).float()
+    y, routing = moe(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near, same = moe(x)
+    assert all(torch.equal(a, b) for a, b in zip(same, routing, strict=True))
+    torch.testing.assert_close(near, y, rtol=0.05, atol=0.05)
+    assert not torch.equal(near, y)  # the experts' products were rounded
 
 
 def test_uniform_routing_has_balance_one_and_even_load():
@@ -221,3 +276,15 @@ def test_hidden_dim_is_eight_thirds_rounded_up_to_eight():
 def test_top_k_outside_the_experts_is_an_error(top_k):
     with pytest.raises(ValueError, match=rf"top_k={top_k} is not between 1 and num_experts=5"):
         make(top_k=top_k)
+
+
+def test_an_unknown_router_is_an_error():
+    with pytest.raises(ValueError, match="router='Softmax' is unknown; choose softmax or sigmoid"):
+        make("Softmax")
+
+
+@pytest.mark.parametrize(("dim", "hidden_dim"), [(0, 4), (4, 0), (-2, 4)])
+def test_sizes_below_one_are_an_error(dim, hidden_dim):
+    message = f"dim={dim} and hidden_dim={hidden_dim} must be at least 1"
+    with pytest.raises(ValueError, match=message):
+        SwiGLU(dim=dim, hidden_dim=hidden_dim)

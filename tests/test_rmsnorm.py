@@ -41,6 +41,18 @@ def test_half_precision_does_not_overflow_and_comes_back_in_its_type():
     torch.testing.assert_close(y, torch.ones(4, dtype=torch.float16))
 
 
+def test_double_precision_is_kept():
+    norm, x = RMSNorm(5).double(), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm, x)
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), expected, rtol=1e-14, atol=0)
+
+
+def test_no_numbers_at_all_is_an_error():
+    with pytest.raises(ValueError, match="dim=0 must be at least 1"):
+        RMSNorm(0)
+
+
 def test_wrong_size_is_an_error_with_both_numbers():
     with pytest.raises(ValueError, match="last axis has 3 numbers, weight 4"):
         RMSNorm(4)(torch.randn(2, 3))

@@ -66,6 +66,31 @@ def test_half_split_equals_interleaved_after_the_permutation():
     torch.testing.assert_close(to_interleaved(apply_rope(x, cos, sin)), turned)
 
 
-def test_odd_head_size_is_an_error():
-    with pytest.raises(ValueError, match=r"head_dim=5 is odd"):
-        rope_table(4, 5)
+@pytest.mark.parametrize("head_dim", [5, 0, -2])
+def test_head_size_that_has_no_pairs_is_an_error(head_dim):
+    with pytest.raises(ValueError, match=f"head_dim={head_dim} is not even, and RoPE"):
+        rope_table(4, head_dim)
+
+
+def test_table_without_positions_is_an_error():
+    with pytest.raises(ValueError, match="max_seq_len=0 leaves no position"):
+        rope_table(0, 4)
+
+
+@pytest.mark.parametrize(("positions", "head_dim"), [(1, DH), (3, DH), (5, DH), (4, 1), (4, 8)])
+def test_table_of_other_positions_or_head_sizes_is_an_error(positions, head_dim):
+    """Without this, one row would turn all positions alike and a long table lengthen the text."""
+    x = torch.randn(2, 3, 4, DH)
+    with pytest.raises(ValueError, match=r"must be \(T, Dh\) = \(4, 6\) as in x"):
+        apply_rope(x, torch.ones(positions, head_dim), torch.ones(positions, head_dim))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_tables_are_float32_whatever_the_default_type(kind):
+    expected = rope_table(300, 32)
+    torch.set_default_dtype(kind)
+    try:
+        found = rope_table(300, 32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -347,7 +347,7 @@ def test_one_line_that_is_no_text_does_not_end_the_others(folder, command):
     )  # fmt: skip
     assert result.returncode == 2
     assert re.fullmatch(r"error: line 2: unknown character '\\udcff'.*\n", result.stderr)
-    assert re.fullmatch(r"the...\n\nhen...\n\n", result.stdout)
+    assert re.fullmatch(r"(?s)the...\n\nhen...\n\n", result.stdout)  # three new characters each
 
 
 def test_a_piped_dialogue_does_not_command_the_terminal(monkeypatch, capsys):

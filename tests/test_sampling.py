@@ -94,6 +94,28 @@ def test_empty_prompt_is_an_error(tiny_model):
         sample(tiny_model, torch.tensor([], dtype=torch.long), 1)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        (torch.ones(1, 3).long(), ValueError, r"the prompt \(1, 3\) is not one row"),
+        ([1, 2], TypeError, "the prompt is a list; CharTokenizer.encode gives ids"),
+        ("ab", TypeError, "the prompt is a str"),
+    ],
+)
+def test_a_prompt_that_is_no_row_of_ids_is_an_error(tiny_model, prompt, error, message):
+    with pytest.raises(error, match=message):
+        sample(tiny_model, prompt, 1)
+
+
+def test_a_model_generates_under_autocast_as_without(tiny_model):
+    tiny_model.eval()
+    expected = sample(tiny_model, torch.tensor([3, 1]), 5, temperature=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sample(tiny_model, torch.tensor([3, 1]), 5, temperature=0)
+    assert found[0].experts.shape == expected[0].experts.shape
+    assert all(0 <= t.token < 13 for t in found)
+
+
 def test_same_seed_same_text(tiny_model):
     tiny_model.eval()
     texts = [[t.token for t in sample(tiny_model, torch.tensor([3]), 40, s)] for s in (1, 1, 2)]

@@ -123,10 +123,9 @@ def drive() -> None:
         records = list(train(start_training(model, training), ids, ids[:22], training))
         moe = model.blocks[0].moe
         one = torch.randn(1, 20)
-        weights = moe.w_gate, moe.w_up, moe.w_down
         with torch.no_grad():
             first = Routing(*(part[:1] for part in moe.router(torch.randn(21, 20))))
-            dispatch_one(one, first, *weights, scale_input=shared)
+            dispatch_one(one, first, moe.experts, scale_input=shared)
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         _, routing = ExpertParallelMoE(moe)(torch.randn(3, 7, 20))  # one rank: R = 1, M = N*K
         dist.destroy_process_group()

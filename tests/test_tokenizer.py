@@ -40,6 +40,14 @@ def test_unknown_character_is_named_with_its_position():
         CharTokenizer.fit("abc").encode("abz")
 
 
+def test_a_batch_of_ids_and_bytes_are_errors():
+    tokenizer = CharTokenizer.fit("abc")
+    with pytest.raises(ValueError, match=r"ids \(1, 2\) are not one row"):
+        tokenizer.decode(tokenizer.encode("ab")[None])
+    with pytest.raises(TypeError, match="encode takes text, not bytes"):
+        tokenizer.encode(b"ab")
+
+
 @pytest.mark.parametrize("bad", [-1, 3])
 def test_id_outside_the_vocabulary_is_an_error(bad):
     with pytest.raises(ValueError, match=rf"id {bad} is outside the vocabulary \(0 to 2\)"):

@@ -42,6 +42,18 @@ def test_training_lowers_the_loss():
     assert steps[-1].validation_loss < 0.5
 
 
+@pytest.mark.parametrize("change", [{}, {"router": "sigmoid", "shared_expert": True}])
+def test_training_under_autocast_goes_nearly_the_same_way(change):
+    config = SETTINGS.model_copy(update={"max_steps": 60})
+    model = TINY.model_copy(update=change)
+    plain = records(config, model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = records(config, model)
+    assert rounded[0].loss != plain[0].loss
+    assert rounded[0].loss == pytest.approx(plain[0].loss, rel=0.01)
+    assert rounded[-1].validation_loss < 0.5
+
+
 def test_same_seed_same_losses_and_another_seed_others():
     dropout = TINY.model_copy(update={"dropout": 0.2})
     runs = [
