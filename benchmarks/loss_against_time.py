@@ -56,7 +56,7 @@ def training(contender: str, seed: int, tiny: bool, *more: str) -> Iterator[Step
     import torch
 
     from benchmarks.contenders import make_dense
-    from moe_tutorial.config import load_config
+    from moe_tutorial.command.hocon import load_config
     from moe_tutorial.model import MoELanguageModel
     from moe_tutorial.tokenizer import CharTokenizer
     from moe_tutorial.training import start_training, train

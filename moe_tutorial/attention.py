@@ -4,8 +4,6 @@ Shape letters: B batch, T new positions, S positions attended to (S = T without 
 D dim, H heads, Dh head size (D = H * Dh).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 Shape letters: N_ids ids in the text, B windows in a batch, T positions in a window.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,19 +1,16 @@
-"""Typed, validated configuration from HOCON.
+"""Typed, validated configuration. `command/hocon.py` reads it from files and from `--set`.
 
 The keys are those of the project's documents; every key has one meaning and one place. The defaults
 in these classes are what a missing key means (the original project's architecture);
 config.hocon in the repository root sets every key to what was measured to work best.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -64,15 +61,6 @@ class ModelConfig(_Section):
     norm_eps: PositiveFloat = 1e-5
     dropout: Share = 0.1
     load_balancing_loss_coef: NonNegativeFloat = 0.01
-
-    @model_validator(mode="after")
-    def _few_enough(self) -> ModelConfig:
-        if self.num_layers * self.num_experts > MOST_EXPERTS:
-            raise ValueError(
-                f"num_layers={self.num_layers} times num_experts={self.num_experts} is above "
-                f"{MOST_EXPERTS:,}; lower one of them"
-            )
-        return self
 
 
 class DeviceConfig(_Section):
@@ -134,31 +122,19 @@ class Config(_Section):
     paths: PathsConfig = PathsConfig()
 
     @model_validator(mode="after")
-    def _windows_fit(self) -> Config:
+    def _sizes_fit(self) -> Self:
+        layers, experts = self.model.num_layers, self.model.num_experts
+        if layers * experts > MOST_EXPERTS:
+            raise ValueError(
+                f"model.num_layers={layers} times model.num_experts={experts} is above "
+                f"{MOST_EXPERTS:,}; lower one of them"
+            )
         if self.training.seq_len > self.model.max_seq_len:
             raise ValueError(
                 f"training.seq_len={self.training.seq_len} is longer than "
                 f"model.max_seq_len={self.model.max_seq_len}; lower the one or raise the other"
             )
         return self
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a HOCON file; then each override "section.key=value" replaces one key.
-
-    Overrides are merged before substitutions such as ${paths.output_dir} are resolved.
-    Raises: ConfigError, one line, naming the file and the key.
-    """
-    path = Path(path)
-    if path.is_char_device() or path.is_block_device():  # some never end
-        raise ConfigError(f"{path}: is no file; name an existing configuration file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name an existing configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    return validate_config(_parse(text, _changes(overrides), path), source=str(path))
 
 
 def validate_config(values: Mapping[str, object], source: str) -> Config:
@@ -182,7 +158,7 @@ def dump_config(config: Config) -> str:
     return json.dumps(config.model_dump(), indent=2) + "\n"
 
 
-def load_snapshot(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_snapshot(path: str | Path) -> Config:
     """Read what `dump_config` wrote, strictly as JSON: a run folder never includes other files.
 
     Raises: ConfigError, one line, naming the file and the reason.
@@ -192,70 +168,7 @@ def load_snapshot(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not the snapshot of a run ({error})") from None
-    config = validate_config(values, str(path))
-    if not overrides:
-        return config
-    return validate_config(_parse(dump_config(config), _changes(overrides), path), str(path))
-
-
-def _changes(overrides: Sequence[str]) -> str:
-    return "\n".join(_override_line(item) for item in overrides)
-
-
-def _override_line(item: str) -> str:
-    key, equals, value = item.partition("=")
-    key, value = key.strip(), value.strip()
-    if not equals or not all(part.isidentifier() for part in key.split(".")):
-        raise ConfigError(f"{item!r} is not of the form section.key=value, as in training.epochs=1")
-    try:
-        json.loads(value)  # a number, true, false, null, a list or a quoted string stays as it is
-    except ValueError:
-        if value in ("True", "False", "None"):  # as Python spells them
-            value = {"True": "true", "False": "false", "None": "null"}[value]
-        elif re.fullmatch(r"-?\.\d+", value):  # .5
-            value = repr(float(value))
-        else:
-            value = json.dumps(value)  # anything else is meant as text
-    return f"{key} = {value}"
-
-
-def _parse(text: str, changes: str, path: Path) -> dict[str, object]:
-    from pyhocon import ConfigFactory, ConfigParser, ConfigTree  # slow to import, needed only here
-
-    try:
-        # The parser reads a last line "b = 5 " without a line break as the string '5': add one.
-        text, changes = _plain_escapes(text) + "\n", _plain_escapes(changes) + "\n"
-        tree = ConfigFactory.parse_string(text, basedir=str(path.parent), resolve=False)
-        if isinstance(tree, ConfigTree):
-            ConfigTree.merge_configs(tree, ConfigFactory.parse_string(changes))
-            ConfigParser.resolve_substitutions(tree)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: the included file {error.filename} does not exist") from None
-    except Exception as error:  # pyhocon and pyparsing have no common base class
-        reason = " ".join(str(error).split())
-        if hasattr(error, "lineno"):  # pyparsing lists all that it expected, on many lines
-            where = f"line {error.lineno}, column {error.column}"
-            reason = f"{where}, cannot be understood: {error.line.strip()[:60]!r}"
-        raise ConfigError(f"{path}: not valid HOCON: {reason[:300]}") from None
-    if not isinstance(tree, ConfigTree):
-        raise ConfigError(f"{path}: expected sections such as model {{ dim = 128 }}, found a list")
-    return tree.as_plain_ordered_dict()
-
-
-def _plain_escapes(text: str) -> str:
-    r"""The parser leaves \u00e9, \b, \f and \/ as they are: put in what they stand for."""
-    text = _ESCAPE.sub(_plain_escape, text)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")  # joins pairs
-
-
-def _plain_escape(match: re.Match[str]) -> str:
-    if match["code"] is None:
-        return {r"\/": "/", r"\b": "\b", r"\f": "\f"}.get(match[0], match[0])
-    char = chr(int(match["code"], 16))
-    return json.dumps(char)[1:-1] if char in '"\\\n\r\t' else char
-
-
-_ESCAPE = re.compile(r'"""[\s\S]*?"""|\\u(?P<code>[0-9a-fA-F]{4})|\\[\s\S]')
+    return validate_config(values, str(path))
 
 
 def _explain(error: ValidationError) -> str:
@@ -277,19 +190,14 @@ def _explain(error: ValidationError) -> str:
     return text + (f" (and {len(others)} more)" if others else "")
 
 
-def _holds(section: object, key: str | int) -> bool:
-    return isinstance(section, type) and key in getattr(section, "model_fields", ())
-
-
 def _nearest(location: tuple[str | int, ...]) -> str:
+    *sections, key = map(str, location)
     fields = Config.model_fields
-    for part in location[:-1]:
+    homes = [name for name, field in fields.items() if key in field.annotation.model_fields]
+    if not sections and homes:
+        return f"did you mean {homes[0]}.{key}?"
+    for part in sections:
         fields = fields[part].annotation.model_fields
-    homes = [name for name, field in fields.items() if _holds(field.annotation, location[-1])]
-    if homes:
-        return f"did you mean {homes[0]}.{location[-1]}?"
-    close = difflib.get_close_matches(str(location[-1]), fields, n=1, cutoff=0.5)
-    prefix = "".join(f"{part}." for part in location[:-1])
-    if close:
-        return f"did you mean {prefix}{close[0]}?"
-    return f"the keys here are {', '.join(prefix + name for name in fields)}"
+    names = [".".join([*sections, name]) for name in fields]
+    close = difflib.get_close_matches(".".join([*sections, key]), names, n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(names)}"

@@ -1,7 +1,5 @@
 """Where the text comes from, and how hard it is to predict by counting. Chapter 01."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import urllib.error
@@ -11,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from moe_tutorial import FILES
+
 if TYPE_CHECKING:
     import datasets
 
-BUILT_IN = Path(__file__).resolve().parent.parent / "data"
+BUILT_IN = FILES / "data"
 TINY_SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
@@ -148,7 +148,7 @@ def load_hugging_face(name: str, subset: str | None = None, num_workers: int = 0
     return split_text(train)
 
 
-def _join_rows(rows: datasets.Dataset, name: str) -> str:
+def _join_rows(rows: "datasets.Dataset", name: str) -> str:
     if "text" not in rows.column_names:
         raise ValueError(
             f"dataset {name!r} has no column named text, only {', '.join(rows.column_names)}"

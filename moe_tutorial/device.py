@@ -1,7 +1,5 @@
 """Which device to compute on, and with how many threads."""
 
-from __future__ import annotations
-
 import os
 
 import torch

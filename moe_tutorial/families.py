@@ -8,8 +8,6 @@ classes of Hugging Face's transformers 5 and the names in the files that it read
 Shape letters: D dim, H heads, Dh head size, E experts, F hidden_dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 

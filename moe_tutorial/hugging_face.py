@@ -4,8 +4,6 @@ Written are config.json, model.safetensors, tokenizer.json and tokenizer_config.
 text, no code. transformers is not needed here.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -17,13 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import save_file
 
-from moe_tutorial.checkpoint import (
-    CheckpointError,
-    load_model,
-    read_weights,
-    save_checkpoint,
-    start_run_folder,
-)
+from moe_tutorial.checkpoint import load_model, save_checkpoint, start_run_folder
 from moe_tutorial.config import Config, TrainingConfig, validate_config
 from moe_tutorial.families import (
     FAMILIES,
@@ -37,6 +29,7 @@ from moe_tutorial.families import (
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
+from moe_tutorial.trust import CheckpointError, read_tensors
 
 _LARGEST_CONFIG = 2**20  # bytes of a JSON file that is read
 _LARGEST_TOKENIZER = 2**24
@@ -104,7 +97,7 @@ def import_(hf_folder: str | Path, run_folder: str | Path) -> None:
     with torch.device("meta"):  # names and shapes only
         model = MoELanguageModel(config.model, tokenizer.vocab_size)
     wanted = to_hugging_face(model.state_dict(), config.model)
-    weights = read_weights(folder / "model.safetensors", wanted)
+    weights = read_tensors(folder / "model.safetensors", wanted)
     weights = {name: tensor.float() for name, tensor in weights.items()}
     model.load_state_dict(to_ours(weights, config.model), assign=True)
     with _all_or_nothing(Path(run_folder)) as part:

@@ -3,8 +3,6 @@
 Shape letters: B batch, T time, D dim, Dh head size, V vocabulary, E experts.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -3,8 +3,6 @@
 Shape letters: B batch, T time, N = B*T tokens, D dim, F hidden_dim, E experts, K = top_k.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from moe_tutorial.rmsnorm import widen
 
 RouterKind = Literal["softmax", "sigmoid"]
+Experts = Sequence[Callable[[Tensor], Tensor]]  # each (n, D) -> (n, D)
 
 
 def default_hidden_dim(dim: int) -> int:
@@ -98,18 +97,12 @@ class Router(nn.Module):
         return Routing(weights, experts, logits.softmax(-1))
 
 
-def dispatch(
-    x: Tensor,
-    routing: Routing,
-    experts: Sequence[Callable[[Tensor], Tensor]],
-    *,
-    scale_input: bool,
-) -> Tensor:
+def dispatch(x: Tensor, routing: Routing, experts: Experts, *, scale_input: bool) -> Tensor:
     """Send every token to its chosen experts and add up what comes back.
 
     The N*K (token, expert) pairs are sorted by expert, so that each expert gets one contiguous
     slice. No token is dropped and no expert has a capacity: no token can change another's output.
-    Shapes: x (N, D), E experts (n, D) -> (n, D) -> (N, D).
+    Shapes: x (N, D) -> (N, D), through E experts.
     """
     expert_of_pair = routing.experts.flatten()  # (N*K,)
     order = expert_of_pair.argsort(stable=True)  # (N*K,)
@@ -129,16 +122,10 @@ def dispatch(
     return torch.zeros_like(x).index_add_(0, token, rows.to(x.dtype))
 
 
-def dispatch_one(
-    x: Tensor,
-    routing: Routing,
-    experts: Sequence[Callable[[Tensor], Tensor]],
-    *,
-    scale_input: bool,
-) -> Tensor:
+def dispatch_one(x: Tensor, routing: Routing, experts: Experts, *, scale_input: bool) -> Tensor:
     """`dispatch` for a single token and no gradients: generation, where sorting is not worth it.
 
-    Shapes: x (1, D), E experts (n, D) -> (n, D) -> (1, D).
+    Shapes: x (1, D) -> (1, D), through K of the E experts.
     """
     y = torch.zeros_like(x)  # (1, D)
     for scale, e in zip(routing.weights[0].unbind(), routing.experts[0].tolist(), strict=True):

@@ -3,8 +3,6 @@
 Shape letters: D dim.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

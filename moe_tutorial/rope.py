@@ -3,8 +3,6 @@
 Shape letters: B batch, H heads, T time, Dh head size (even; Dh / 2 pairs are rotated).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

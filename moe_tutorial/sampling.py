@@ -3,8 +3,6 @@
 Shape letters: T time, V vocabulary, L layers, K experts per token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -3,10 +3,9 @@
 Shape letters: T characters, V symbols in the vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class CharTokenizer:
             raise ValueError("every symbol of the vocabulary must be exactly one character")
 
     @classmethod
-    def fit(cls, text: str) -> CharTokenizer:
+    def fit(cls, text: str) -> Self:
         """The vocabulary of a text: its different characters, sorted by code point."""
         return cls(sorted(set(text)))
 
@@ -75,7 +74,7 @@ class CharTokenizer:
         Path(path).write_text("".join(lines), encoding="ascii", newline="\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> CharTokenizer:
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises ValueError naming the file and the reason."""
         try:
             text = Path(path).read_bytes().decode("ascii")

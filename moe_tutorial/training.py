@@ -4,11 +4,9 @@ Shape letters: B batch, T time, L layers, E experts.
 Losses are cross-entropies in nats per character.
 """
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,9 +16,10 @@ from torch import Tensor
 
 from moe_tutorial.batching import evaluation_batches, random_batch
 from moe_tutorial.config import TrainingConfig
-from moe_tutorial.model import MoELanguageModel
+from moe_tutorial.model import ModelOutput, MoELanguageModel
 from moe_tutorial.moe import expert_load, load_balancing_loss
 
+Forward = Callable[[Tensor], ModelOutput]  # tokens (B, T) -> logits and routings of all of them
 BETAS = (0.9, 0.99)  # the second is below AdamW's usual 0.999, because these runs are short
 
 
@@ -124,59 +123,80 @@ def measure(state: TrainingState, validation_ids: Tensor, seq_len: int) -> None:
         state.best_validation_loss, state.best_step = state.validation_loss, state.step
 
 
+class Update(NamedTuple):
+    """What one batch did to the weights."""
+
+    loss: float  # nats per character, without the balance loss
+    balance_loss: float  # mean over layers; 1 if balanced
+    grad_norm: float  # before clipping
+    expert_load: Tensor  # (L, E) share of assignments per expert
+
+
+def update(
+    state: TrainingState, x: Tensor, y: Tensor, rate: float, grad_clip: float, forward: Forward
+) -> Update:
+    """One optimizer step on one batch: forward, backward, clip, move the weights.
+
+    Shapes: x, y (B, T) int64. Raises: NonFiniteLoss before the step that would spoil the weights.
+    """
+    model, optimizer = state.model, state.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    logits, routings = forward(x)
+    loss = next_character_loss(logits, y)
+    balance = load_balancing_loss(routings)
+    (loss + model.config.load_balancing_loss_coef * balance).backward()
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    if not math.isfinite(loss.item() + grad_norm.item()):
+        raise NonFiniteLoss(
+            f"step {state.step + 1}: the loss is {loss.item():g} and the gradient norm "
+            f"{grad_norm.item():g}; lower training.learning_rate (it is {rate:g} in this step)"
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    torch.clear_autocast_cache()  # it holds rounded copies of the weights before this step
+    state.step += 1
+    load = torch.stack([expert_load(routing) for routing in routings]).cpu()  # (L, E)
+    return Update(loss.item(), balance.item(), grad_norm.item(), load)
+
+
 def train(
-    state: TrainingState, train_ids: Tensor, validation_ids: Tensor, config: TrainingConfig
+    state: TrainingState,
+    train_ids: Tensor,
+    validation_ids: Tensor,
+    config: TrainingConfig,
+    forward: Forward | None = None,
 ) -> Iterator[StepRecord]:
     """Train step by step, yielding a record after each, until the first limit is reached.
 
     The state is complete at every yield: saved there and loaded later, training goes on as if it
     had not stopped (bit for bit on one machine and thread count, unless max_seconds steers it).
+    forward: what computes the outputs of a batch; the model itself if it is None.
     Shapes: train_ids and validation_ids (N_ids,) int64 on the model's device.
-    Raises: NonFiniteLoss before the step that would spoil the weights; ValueError if a text is
-    shorter than one window.
+    Raises: NonFiniteLoss as `update`; ValueError if a text is shorter than one window.
     """
-    model, optimizer = state.model, state.optimizer
     epoch_steps = steps_per_epoch(len(train_ids), config)
     done = progress(state.step, state.seconds, epoch_steps, config)
     started = time.perf_counter() - state.seconds
-    model.train()
+    state.model.train()
     while done < 1:
         step_started = time.perf_counter()
         rate = learning_rate(state.step, done, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         x, y = random_batch(train_ids, config.batch_size, config.seq_len, state.generator)
-        logits, routings = model(x)
-        loss = next_character_loss(logits, y)
-        balance = load_balancing_loss(routings)
-        (loss + model.config.load_balancing_loss_coef * balance).backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        if not math.isfinite(loss.item() + grad_norm.item()):
-            raise NonFiniteLoss(
-                f"step {state.step + 1}: the loss is {loss.item():g} and the gradient norm "
-                f"{grad_norm.item():g}; lower training.learning_rate (now {config.learning_rate:g})"
-            )
-        optimizer.step()
-        optimizer.zero_grad()
-        torch.clear_autocast_cache()  # it holds rounded copies of the weights before this step
-        state.step += 1
+        updated = update(state, x, y, rate, config.grad_clip, forward or state.model)
         step_ended = time.perf_counter()
         state.seconds = step_ended - started
         done = progress(state.step, state.seconds, epoch_steps, config)
-        measured = state.step % config.eval_steps == 0 or done == 1
-        if measured:
+        if measured := (state.step % config.eval_steps == 0 or done == 1):
             measure(state, validation_ids, config.seq_len)
             state.seconds = time.perf_counter() - started
         yield StepRecord(
             step=state.step,
             epoch=state.step / epoch_steps,
-            loss=loss.item(),
-            balance_loss=balance.item(),
             learning_rate=rate,
-            grad_norm=grad_norm.item(),
             tokens_per_second=x.numel() / (step_ended - step_started),
             seconds=state.seconds,
             progress=done,
-            expert_load=torch.stack([expert_load(routing) for routing in routings]).cpu(),
             validation_loss=state.validation_loss if measured else None,
+            **updated._asdict(),
         )

@@ -104,6 +104,6 @@ def trained_folder(command, tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_config() -> Config:
     """The configuration of TINY_RUN, read through the same path as the command line's."""
-    from moe_tutorial.config import load_config
+    from moe_tutorial.command.hocon import load_config
 
     return load_config(ROOT / "config.hocon", TINY_RUN)

@@ -29,9 +29,9 @@ from test_killing import RUN, STEPS, losses, start, steps_done, wait_for
 from twice import run_twice_in_new_process
 
 from moe_tutorial.checkpoint import load_model
-from moe_tutorial.cli import main
-from moe_tutorial.config import load_config
-from moe_tutorial.run import open_run, train_in_folder
+from moe_tutorial.command.cli import main
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.command.run import open_run, train_in_folder
 from moe_tutorial.sampling import generate
 
 KILLS = 50

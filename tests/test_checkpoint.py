@@ -9,17 +9,17 @@ from conftest import ROOT, TINY
 from safetensors.torch import load_file
 
 from moe_tutorial.checkpoint import (
-    CheckpointError,
     load_checkpoint,
     load_model,
     save_checkpoint,
     start_run_folder,
 )
-from moe_tutorial.cli import main
+from moe_tutorial.command.cli import main
 from moe_tutorial.config import Config, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training, train
+from moe_tutorial.trust import CheckpointError
 
 SYMBOLS = CharTokenizer("abcdefghijklm")
 IDS, HELD_OUT = torch.arange(13).repeat(30), torch.arange(13).repeat(3)

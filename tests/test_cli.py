@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, TINY_RUN, TINY_SHAKESPEARE
 from test_config import ORIGINAL
 
-from moe_tutorial.cli import main
+from moe_tutorial.command.cli import main
 
 
 @pytest.fixture

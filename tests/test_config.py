@@ -4,7 +4,8 @@ import pytest
 from conftest import ROOT, TINY_RUN
 from pyhocon import ConfigFactory
 
-from moe_tutorial.config import Config, ConfigError, dump_config, load_config, load_snapshot
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.config import Config, ConfigError, dump_config, load_snapshot
 
 # The documents' configuration file, as they print it.
 ORIGINAL = """
@@ -145,6 +146,11 @@ def test_malformed_override_is_an_error(write, item):
         ("dataset = a", r"unknown key dataset; did you mean training\.dataset\?"),
         ("training.dataset = 12", r"training\.dataset: .*it is 12; write it in quotes"),
         ("training.batch_size = 1000000", r"training\.batch_size: .*65536"),
+        (
+            "model { num_layers = 9, num_experts = 500 }",
+            r"num_layers=9 times .*=500 is above 4,096",
+        ),
+        ("model.num_experts = 1025", r"model\.num_experts: .*1024"),
         ("training.epochs = 1e308", r"training\.epochs: .*1000000000"),
         ("modell.dim = 64", r"unknown key modell; did you mean model\?"),
         ("model.qqqqqq = 1", r"unknown key model\.qqqqqq; the keys here are model\.dim, "),

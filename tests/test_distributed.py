@@ -22,18 +22,21 @@ from conftest import ROOT, TINY, TINY_RUN, environment
 from safetensors.torch import load_file
 
 from moe_tutorial.checkpoint import save_checkpoint
-from moe_tutorial.cli import main
-from moe_tutorial.config import Config, ModelConfig, TrainingConfig, load_config
-from moe_tutorial.distributed import (
-    agree,
-    from_first,
-    processes_to_launch,
-    share,
-)
+from moe_tutorial.command.cli import main
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.command.run import open_run, train_in_folder
+from moe_tutorial.config import Config, ModelConfig, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import expert_load, load_balancing_loss
-from moe_tutorial.run import open_run, train_in_folder
-from moe_tutorial.training import TrainingState, next_character_loss, start_training, train
+from moe_tutorial.processes.distributed import agree, from_first, share
+from moe_tutorial.processes.launch import processes_to_launch
+from moe_tutorial.training import (
+    Forward,
+    TrainingState,
+    next_character_loss,
+    start_training,
+    train,
+)
 
 STEPS = 12
 LIMITS = [f"training.max_steps={STEPS}", "training.epochs=1000", "inference.max_new_tokens=5"]
@@ -272,7 +275,7 @@ def test_an_error_of_the_first_process_is_one_line(start, folder_of_one, tmp_pat
     process = start(folder, "--resume", "--set", *PARALLEL)
     out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
-    assert out == ""
+    assert out == "settings: model/config.hocon, the run's own\n"
     assert err.count("\n") == 1, err
     assert err.startswith("error: model/checkpoints/latest: names 'step-000001', which is no")
 
@@ -341,10 +344,16 @@ def fresh(model_config: ModelConfig, **settings: object) -> tuple[TrainingState,
     return start_training(MoELanguageModel(model_config, vocab_size=13), training), config
 
 
-def train_ten_steps(state: TrainingState, config: Config) -> list[list[float]]:
+def shared(state: TrainingState, config: Config) -> tuple[TrainingState, Forward]:
+    return share(state, config.training.batch_size, config.training.seed)
+
+
+def train_ten_steps(
+    state: TrainingState, config: Config, forward: Forward | None = None
+) -> list[list[float]]:
     text = torch.randint(13, (600,), generator=torch.Generator().manual_seed(1))
     rows = []
-    for record in train(state, text, text[:100], config.training):
+    for record in train(state, text, text[:100], config.training, forward):
         losses = [record.loss, record.balance_loss, record.grad_norm, record.validation_loss or 0.0]
         rows.append([*losses, *record.expert_load.flatten().tolist()])
     return rows
@@ -360,8 +369,8 @@ def compute_facts(rank: int, folder: Path) -> None:
     state, config = fresh(TINY)
     model, x = state.model, one_sided_tokens()
     own = model(x.chunk(2)[rank])
-    share(state, config)
-    logits, routings = model(x)
+    _, forward = shared(state, config)
+    logits, routings = forward(x)
     loss_of(logits, routings, x).backward()
     facts = {
         "gradients": {name: p.grad.tolist() for name, p in model.named_parameters()},
@@ -379,7 +388,7 @@ def compute_facts(rank: int, folder: Path) -> None:
     torch.manual_seed(rank)  # the state of the first process becomes that of both
     state, config = fresh(TINY.model_copy(update={"dropout": 0.5}))
     state.seconds = 10.0 + rank
-    state = share(state, config)
+    state, forward = shared(state, config)
     facts["clock"] = [state.seconds]
     state.seconds = 20.0 + rank
     facts["clock"].append(state.seconds)
@@ -387,7 +396,7 @@ def compute_facts(rank: int, folder: Path) -> None:
     same = x[:1].repeat(4, 1)  # without dropout, every window would have the same logits
     facts["dropped"] = []
     for state.step in (0, 0, 1):
-        logits = state.model(same).logits
+        logits = forward(same).logits
         logits.sum().backward()
         facts["dropped"].append(logits[:, -1, 0].tolist())
     state.model.eval()
@@ -398,7 +407,8 @@ def compute_facts(rank: int, folder: Path) -> None:
     for router, model_config in MODELS.items():
         torch.manual_seed(rank)
         state, config = fresh(model_config, **TEN)
-        facts["ten steps"][router] = train_ten_steps(share(state, config), config)
+        state, forward = shared(state, config)
+        facts["ten steps"][router] = train_ten_steps(state, config, forward)
     dist.barrier()
     (folder / f"{rank}.json").write_text(json.dumps(facts))
     dist.destroy_process_group()

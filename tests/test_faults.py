@@ -19,9 +19,9 @@ from test_killing import (  # noqa: F401
     wait_for,
 )
 
-from moe_tutorial import run as run_module
+from moe_tutorial import training
 from moe_tutorial.checkpoint import load_model
-from moe_tutorial.cli import main
+from moe_tutorial.command.cli import main
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
 
@@ -63,7 +63,7 @@ def test_a_second_ctrl_c_inside_a_save_ends_at_once_without_damage(folder, unint
         "        time.sleep(0.5)\n"
         "    return real(number)\n"
         "os.fsync = fsync\n"
-        "import moe_tutorial.cli"
+        "import moe_tutorial.command.cli"
     )
     process = start(folder, "--set", *RUN, first=f"exec({impatient!r})")
     out, err = process.communicate(timeout=60)
@@ -84,7 +84,7 @@ def test_a_file_that_may_not_grow_is_one_line_and_nothing_is_lost(folder, uninte
         "    if next(calls) == 31: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "    return real(number)\n"
         "os.fsync = fsync\n"
-        "import moe_tutorial.cli"
+        "import moe_tutorial.command.cli"
     )
     line = one_line(start(folder, "--set", *RUN, first=f"exec({limited!r})"))
     assert re.search(r"model/checkpoints/step-0000\d\d\.part cannot be written .*too large", line)
@@ -164,7 +164,7 @@ def test_a_learning_rate_of_a_million_stops_and_the_kept_checkpoint_is_good(fold
 
 def test_an_expert_without_a_token_for_500_steps_is_reported(folder, capsys, monkeypatch):  # noqa: F811
     """The steps are real ones; the load of two experts is replaced, of one from step 101 on."""
-    real = run_module.train
+    real = training.train
 
     def train(*arguments):
         for record in real(*arguments):
@@ -173,7 +173,7 @@ def test_an_expert_without_a_token_for_500_steps_is_reported(folder, capsys, mon
             record.expert_load[1, 3] = 0.1
             yield record
 
-    monkeypatch.setattr(run_module, "train", train)
+    monkeypatch.setattr(training, "train", train)
     tiny = ["model.dim=6", "model.hidden_dim=2", "training.max_steps=610", "training.epochs=1000",
             "training.save_steps=1000", "training.eval_steps=1000"]  # fmt: skip
     assert main(["train", "--set", *TINY_RUN, *tiny, "training.batch_size=1"]) == 0

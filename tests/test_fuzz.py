@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from moe_tutorial.batching import check_length, random_batch
 from moe_tutorial.checkpoint import load_model
-from moe_tutorial.cli import main
-from moe_tutorial.config import Config, ConfigError, dump_config, load_config, load_snapshot
+from moe_tutorial.command.cli import main
+from moe_tutorial.command.hocon import change_config, load_config
+from moe_tutorial.config import Config, ConfigError, dump_config, load_snapshot
 from moe_tutorial.corpus import load_corpus
 from moe_tutorial.plots import colored_html
 from moe_tutorial.sampling import next_token_probs
@@ -235,7 +236,8 @@ def test_every_text_reaches_its_key_by_set_by_file_and_by_snapshot(bare, text):
         config = load_config(path)
         assert config.inference.prompt == text
         path.write_text(dump_config(config), encoding="utf-8", newline="")
-        assert load_snapshot(path, ["training.seed=3"]).inference.prompt == text
+        changed = change_config(load_snapshot(path), ["training.seed=3"], "here")
+        assert changed.inference.prompt == text
 
 
 def test_includes_that_go_in_circles_are_one_line(tmp_path):
@@ -371,4 +373,5 @@ def test_colored_html_holds_the_text_and_no_tag_of_its_own(text, before):
 def test_config_of_the_course_survives_a_round_trip_through_its_dump(tmp_path):
     config = load_config(ROOT / "config.hocon")
     (tmp_path / "config.hocon").write_text(dump_config(config))
-    assert load_snapshot(tmp_path / "config.hocon", ["training.seed=3"]).training.seed == 3
+    changed = change_config(load_snapshot(tmp_path / "config.hocon"), ["training.seed=3"], "here")
+    assert changed.training.seed == 3

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from moe_tutorial import moe
-from moe_tutorial.checkpoint import CheckpointError, load_model, save_checkpoint, start_run_folder
-from moe_tutorial.cli import main
+from moe_tutorial.checkpoint import load_model, save_checkpoint, start_run_folder
+from moe_tutorial.command.cli import main
 from moe_tutorial.config import Config, InferenceConfig, ModelConfig, TrainingConfig
 from moe_tutorial.families import FAMILIES, to_ours
 from moe_tutorial.hugging_face import export, import_, tokenizer_json
@@ -30,6 +30,7 @@ from moe_tutorial.moe import Routing, load_balancing_loss
 from moe_tutorial.sampling import generate
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
+from moe_tutorial.trust import CheckpointError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 SYMBOLS = CharTokenizer("\n \"'\\aeot")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY_RUN, environment
 
-from moe_tutorial.cli import main
+from moe_tutorial.command.cli import main
 
 STEPS = 120
 RUN = [*TINY_RUN, f"training.max_steps={STEPS}", "training.epochs=1000", "training.save_steps=2"]
@@ -28,7 +28,7 @@ def start(folder: Path, *arguments: str, first: str | None = None) -> subprocess
     """Start training; `first` is Python run in the process before it."""
     command = [sys.executable, "-m", "moe_tutorial", "train", *arguments]
     if first is not None:
-        main = f"{first}; from moe_tutorial.cli import main; raise SystemExit(main())"
+        main = f"{first}; from moe_tutorial.command.cli import main; raise SystemExit(main())"
         command = [sys.executable, "-c", main, "train", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment(), text=True, encoding="utf-8",
@@ -104,7 +104,7 @@ def test_kill_9_inside_a_save_then_resume_gives_the_same_losses(folder, uninterr
         f"    if next(calls) == {count}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(*args, **kwargs)\n"
         f"{call} = dying\n"
-        "import moe_tutorial.cli"
+        "import moe_tutorial.command.cli"
     )
     process = start(folder, "--set", *RUN, first=f"exec({dying!r})")
     process.communicate(timeout=120)

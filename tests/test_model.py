@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from moe_tutorial.config import ModelConfig, load_config
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.config import ModelConfig
 from moe_tutorial.model import MoELanguageModel, count_parameters
 from moe_tutorial.training import next_character_loss
 

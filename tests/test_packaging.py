@@ -5,17 +5,22 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
 
-READING_ORDER = (
-    "__init__", "terminal", "config", "corpus", "tokenizer", "batching", "rope", "rmsnorm",
-    "attention", "moe", "model", "training", "checkpoint", "sampling", "families", "hugging_face",
-    "parallel", "device", "distributed", "plots", "widgets", "checks", "run", "progress",
-    "generation", "cli", "__main__",
+# The root of the library, in the order in which it is read: the course and what it stands on.
+COURSE = (
+    "config", "device", "trust", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention",
+    "moe", "model", "training", "checkpoint", "sampling", "families", "hugging_face", "parallel",
 )  # fmt: skip
+# The rooms beside it, and which rooms each may use; all may use the course.
+ROOMS = {
+    "processes": (), "plots": (), "widgets": ("plots",), "checks": (),
+    "command": ("processes", "plots"),
+}  # fmt: skip
 LIBRARY = ROOT / "moe_tutorial"
 FILES = sorted(LIBRARY.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -37,12 +42,6 @@ def test_every_pin_is_exact_and_inside_the_range_of_pyproject():
         assert {s.operator for s in requirement.specifier} == {">=", "<"}, requirement
 
 
-def test_every_package_is_installed():
-    packages = {".".join(path.parent.relative_to(ROOT).parts) for path in FILES}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert set(project["tool"]["setuptools"]["packages"]) == packages
-
-
 def test_requirements_end_with_this_repository():
     assert (ROOT / "requirements.txt").read_text(encoding="utf-8").endswith("\n-e .\n")
 
@@ -61,24 +60,100 @@ def test_the_pins_are_what_is_installed():
         assert version(name).partition("+")[0] == pin, name
 
 
-def test_every_module_has_its_place_in_the_reading_order():
-    modules = {path.relative_to(LIBRARY).parts[0].removesuffix(".py") for path in FILES}
-    assert modules == set(READING_ORDER)
+def name_of(path: Path) -> str:
+    """moe_tutorial/plots/ch01.py -> plots.ch01; of a package's __init__.py -> plots."""
+    parts = path.relative_to(LIBRARY).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
-@pytest.mark.parametrize("module", READING_ORDER)
-def test_a_module_imports_only_modules_above_it(module):
-    above = READING_ORDER[: READING_ORDER.index(module)]
-    files = [
-        path for path in FILES if path.relative_to(LIBRARY).parts[0] in (module, f"{module}.py")
-    ]
-    inside = [module] if len(files) > 1 else []  # the parts of a package know one another
-    for node in [node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8")))]:
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            if name.startswith("moe_tutorial."):
-                assert name.split(".")[1] in [*above, *inside], f"{module} imports {name}"
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the library that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [
+                n if n.removeprefix("moe_tutorial.") in modules else node.module for n in names
+            ]
+        found |= {n.removeprefix("moe_tutorial.") for n in names if n.startswith("moe_tutorial.")}
+    return found
+
+
+GRAPH = {name_of(path): imports_of(path, {name_of(p) for p in FILES}) for path in FILES}
+
+
+def test_the_root_holds_the_course_and_its_rooms():
+    at_root = {name.split(".")[0] for name in GRAPH} - {"", "__main__"}
+    assert at_root == {*COURSE, *ROOMS}
+
+
+@pytest.mark.parametrize("module", COURSE)
+def test_a_module_of_the_course_imports_only_modules_above_it(module):
+    below = GRAPH[module] - set(COURSE[: COURSE.index(module)])
+    assert not below, f"{module}.py imports {', '.join(below)}"
+
+
+@pytest.mark.parametrize("module", [name for name in GRAPH if name.split(".")[0] in ROOMS])
+def test_a_room_uses_the_course_and_the_rooms_it_may(module):
+    room = module.split(".")[0]
+    others = {name.split(".")[0] for name in GRAPH[module]} - {room, *ROOMS[room], *COURSE}
+    assert not others, f"{module.replace('.', '/')}.py imports {', '.join(others)}"
+
+
+def test_no_import_goes_in_a_circle():
+    seen: set[str] = set()
+
+    def walk(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, f"{' -> '.join([*way, module])}"
+        if module not in seen:
+            for other in sorted(GRAPH[module]):
+                walk(other, (*way, module))
+            seen.add(module)
+
+    for module in GRAPH:
+        walk(module, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 250
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 40, node.name
+
+
+def test_no_method_of_an_object_is_replaced_while_the_program_runs():
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        methods = {
+            method.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+            for method in node.body
+            if isinstance(method, ast.FunctionDef)
+        } | {"forward"}
+        for node in ast.walk(tree):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            for target in targets:
+                assert getattr(target, "attr", None) not in methods, (path.name, target.lineno)
+
+
+def test_the_map_in_contributing_names_every_file_and_no_other():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = text.partition("## The rooms of the library")[2].split("```")[1]
+    named, room = set(), ""
+    for line in tree.splitlines()[2:]:
+        name = line.split()[0]
+        if name.endswith("/"):
+            room = name
+            continue
+        inside = len(line) - len(line.lstrip()) == 4
+        named |= {(room if inside else "") + name} - {f"{room}chNN.py"}
+    there = {str(path.relative_to(LIBRARY).as_posix()) for path in FILES}
+    chapters = {name for name in there if re.search(r"/ch\d\d\.py$", name)}
+    assert named == there - chapters
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -87,7 +162,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not {"torch", "numpy", "matplotlib", "pyhocon", "pydantic", "tqdm"} & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["run", "progress", "generation", "hugging_face"])
+@pytest.mark.parametrize("module", ["command.train", "command.generation", "hugging_face"])
 def test_what_the_command_line_needs_imports_no_optional_or_slow_part(module):
     code = f"import sys, moe_tutorial.{module}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split()

@@ -1,10 +1,5 @@
 """Experts on several processes compute what one process computes; real gloo processes here."""
 
-import multiprocessing
-import os
-import signal
-import threading
-import time
 from typing import NamedTuple
 
 import pytest
@@ -20,8 +15,8 @@ from moe_tutorial.parallel import (
     experts_per_rank,
     forward_and_backward,
     rows_between,
-    run,
 )
+from moe_tutorial.processes.ranks import run
 
 D, HIDDEN, E = 6, 10, 8
 SECONDS = 300.0  # a deadline for a busy machine, not an expectation
@@ -270,54 +265,3 @@ def test_one_rank_sends_nothing_and_is_the_plain_layer(alone, router):
     assert isinstance(routing, Routing)
     y.sum().backward()
     assert layer.traffic == Traffic(0, 0, 0)
-
-
-def fails_on_one(rank):
-    if rank == 1:
-        raise KeyError("no such thing")
-    dist.barrier()
-
-
-def dies_on_one(rank):
-    if rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    dist.barrier()
-
-
-def waits_for_ever(rank):
-    threading.Event().wait()
-
-
-@pytest.mark.parametrize(
-    ("function", "error", "message", "seconds"),
-    [
-        (fails_on_one, RuntimeError, r"rank 1 failed: KeyError: 'no such thing'", SECONDS),
-        pytest.param(
-            dies_on_one, RuntimeError, r"rank 1 ended without a result, exit code -9", SECONDS,
-            marks=pytest.mark.skipif(os.name != "posix", reason="signals"),
-        ),
-        (waits_for_ever, TimeoutError, r"no result after 0.5 s from rank 0, 1", 0.5),
-    ],
-)  # fmt: skip
-def test_a_failure_is_raised_here_and_no_process_is_left(function, error, message, seconds):
-    before = set(multiprocessing.active_children())
-    with pytest.raises(error, match=message):
-        run(function, 2, seconds=seconds)
-    assert set(multiprocessing.active_children()) <= before
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_leaves_no_process():
-    before = set(multiprocessing.active_children())
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run(waits_for_ever, 2, seconds=SECONDS)
-    assert set(multiprocessing.active_children()) <= before
-
-
-def test_a_function_of_a_notebook_is_refused(monkeypatch):
-    monkeypatch.setattr(waits_for_ever, "__module__", "__main__")
-    start = time.monotonic()
-    with pytest.raises(ValueError, match="waits_for_ever is defined in a notebook or script"):
-        run(waits_for_ever, 2)
-    assert time.monotonic() - start < 5

@@ -16,14 +16,14 @@ import pytest
 import torch
 from conftest import ROOT, TINY_RUN, environment
 
-from moe_tutorial import checkpoint as checkpoint_module
-from moe_tutorial import run as run_module
-from moe_tutorial.checkpoint import CheckpointError, load_model, save_checkpoint
-from moe_tutorial.cli import main
-from moe_tutorial.config import load_config
-from moe_tutorial.generation import ask
-from moe_tutorial.run import open_run, train_in_folder
-from moe_tutorial.terminal import ADVICE, reason, visible
+from moe_tutorial import checkpoint, trust
+from moe_tutorial.checkpoint import load_model, save_checkpoint
+from moe_tutorial.command.cli import main
+from moe_tutorial.command.generation import ask
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.command.run import open_run, train_in_folder
+from moe_tutorial.command.terminal import ADVICE, reason, visible
+from moe_tutorial.trust import CheckpointError
 
 MORE = [*TINY_RUN, "training.epochs=1000", "training.max_steps=9"]
 
@@ -42,10 +42,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def refused(capsys, code: int, *arguments: str) -> str:
-    """The one line of a command that does not do what it was asked."""
+    """The one line of a command that does not do what it was asked; where its settings are from."""
     assert main(arguments) == code
     out, err = capsys.readouterr()
-    assert out == ""
+    assert re.fullmatch(r"(settings: [^\n]+\n)?", out)
     assert re.fullmatch(r"error: [^\n]+\n", err), err
     return err
 
@@ -249,7 +249,7 @@ def test_no_checkpoint_survives_a_power_cut_without_its_history(folder, monkeypa
         return save_checkpoint(*arguments)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(run_module, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
     assert main(["train", "--resume", "--set", *MORE]) == 0
     saves = [i for i, what in enumerate(done) if what == "save"]
     assert len(saves) > 1
@@ -395,7 +395,7 @@ def test_a_model_loads_while_a_training_saves_and_removes_what_was_the_latest(
 ):
     """Between reading the pointer and reading the weights, step after step is saved."""
     config = load_config("config.hocon", [*MORE, "training.max_steps=1000"])
-    real, saved = checkpoint_module._verified_counters, []
+    real, saved = trust.verified_counters, []
     with open_run(config, resume=True) as run:
         steps = train_in_folder(run)
 
@@ -408,7 +408,7 @@ def test_a_model_loads_while_a_training_saves_and_removes_what_was_the_latest(
             return real(place, checkpoint)
 
         run.state.best_step = None
-        monkeypatch.setattr(checkpoint_module, "_verified_counters", overtaken)
+        monkeypatch.setattr(trust, "verified_counters", overtaken)
         trained = load_model(folder / "model", "latest")
     assert saved == ["step-000004", "step-000006", "step-000008"]
     for mine, theirs in zip(trained.model.parameters(), run.state.model.parameters(), strict=True):
@@ -425,7 +425,7 @@ def test_a_model_that_is_always_overtaken_is_given_up(folder, monkeypatch):
         (place / "checkpoints" / f"step-{100 + len(tries):06d}").mkdir()
         raise CheckpointError("overtaken")
 
-    monkeypatch.setattr(checkpoint_module, "_verified_counters", overtaken)
+    monkeypatch.setattr(trust, "verified_counters", overtaken)
     with pytest.raises(CheckpointError, match="overtaken"):
         load_model(folder / "model")
     assert len(tries) == 10
@@ -447,14 +447,14 @@ def test_a_vocabulary_that_vanishes_stops_the_training_with_a_checkpoint_that_lo
 @pytest.mark.parametrize("name", ["vocab.txt", "model.safetensors"])
 def test_a_file_that_may_not_be_read_is_not_called_changed(folder, monkeypatch, capsys, name):
     """Permissions mean nothing to root, who may be running this."""
-    real = checkpoint_module._sha256
+    real = trust.sha256
 
     def sha256(path):
         if path.name == name:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(checkpoint_module, "_sha256", sha256)
+    monkeypatch.setattr(trust, "sha256", sha256)
     line = refused(capsys, 1, "generate")
     assert re.search(rf"model/\S*{name}: cannot be read \(Permission denied\)", line)
 

@@ -20,19 +20,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe_tutorial.batching import evaluation_batches, random_batch
+from moe_tutorial.command.log import as_json, log_line
 from moe_tutorial.config import ModelConfig, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import Routing, dispatch_one
 from moe_tutorial.parallel import ExpertParallelMoE, bytes_leaving, rows_between
 from moe_tutorial.plots import history_figure
-from moe_tutorial.run import _as_json, log_line
 from moe_tutorial.sampling import generate
 from moe_tutorial.training import StepRecord, start_training, train
 
 SIZES = {"B": 3, "T": 7, "H": 2, "Dh": 10, "D": 20, "F": 13, "E": 11, "K": 5, "V": 17, "L": 4,
          "N": 21, "S": 7, "steps": 19, "R": 1, "M": 105}  # fmt: skip
 MODULES = ("batching", "rope", "rmsnorm", "attention", "moe", "model", "training", "sampling",
-           "parallel", "run", "plots")  # fmt: skip
+           "parallel", "command.log", "plots.history")  # fmt: skip
 COMMENT = re.compile(r"#\s*\(([\w\s*+/,.]+)\)")
 Claims = dict[int, tuple[str, str]]  # line -> variable, shape as written
 
@@ -131,7 +131,7 @@ def drive() -> None:
         dist.destroy_process_group()
         bytes_leaving(rows_between([routing.experts], 11), row_bytes=80)
         log_line(records)
-        history_figure([_as_json(record) for record in records], {"unigram": 3.0})
+        history_figure([as_json(record) for record in records], {"unigram": 3.0})
     random_batch(ids, 3, 7, torch.Generator())
 
 

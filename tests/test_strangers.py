@@ -17,7 +17,6 @@ from conftest import ROOT, TINY, environment
 from safetensors.torch import load_file, save_file
 
 from moe_tutorial.checkpoint import (
-    CheckpointError,
     load_checkpoint,
     load_model,
     save_checkpoint,
@@ -28,6 +27,7 @@ from moe_tutorial.hugging_face import export, import_
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training, train
+from moe_tutorial.trust import CheckpointError
 
 IDS = torch.arange(13).repeat(30)
 CONFIG = Config(
@@ -384,7 +384,8 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import torch
-from moe_tutorial.checkpoint import CheckpointError, load_model
+from moe_tutorial.checkpoint import load_model
+from moe_tutorial.trust import CheckpointError
 
 def peak():  # KiB
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -99,10 +99,11 @@ def start(processes: int, threads: int, *, quick: bool) -> Speeds:
 
 def measure(threads: int, folder: Path, *, quick: bool) -> None:
     """Train here, alone or with the other processes; the first one writes speeds.json."""
-    from moe_tutorial.config import load_config
+    from moe_tutorial.command.hocon import load_config
+    from moe_tutorial.command.run import open_run, train_in_folder
     from moe_tutorial.device import set_threads
-    from moe_tutorial.distributed import is_first, leave, process_group
-    from moe_tutorial.run import open_run, train_in_folder
+    from moe_tutorial.processes.distributed import is_first, process_group
+    from moe_tutorial.processes.launch import leave
 
     settings = ["device.type=cpu", f"device.num_cpu_threads={threads}"]
     set_threads(load_config(ROOT / "config.hocon", settings).device)

@@ -1,7 +1,5 @@
 """What every check is made of: comparing, showing source, verdicts in one line."""
 
-from __future__ import annotations
-
 import ast
 import dis
 import functools
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 Comparable = Tensor | float | Sequence[float] | Sequence[Tensor]
+Mistakes = Mapping[str, object]  # what to say -> the answer that this mistake gives
 
 
 def same(a: Comparable, b: Comparable, tolerance: float = 1e-6) -> None:
@@ -30,9 +29,8 @@ def same(a: Comparable, b: Comparable, tolerance: float = 1e-6) -> None:
 
 
 def _tensors(values: object) -> list[Tensor | None]:
-    if isinstance(values, list | tuple) and any(
-        item is None or isinstance(item, Tensor | list | tuple) for item in values
-    ):
+    kinds = Tensor | list | tuple | None
+    if isinstance(values, list | tuple) and any(isinstance(item, kinds) for item in values):
         return [tensor for item in values for tensor in _tensors(item)]
     return [None if values is None else torch.as_tensor(values)]
 
@@ -60,9 +58,8 @@ def show_source(obj: type | Callable) -> None:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             doc = node.body[0]
-            hidden.update(range(doc.lineno - 1, doc.end_lineno))
-            if doc.end_lineno < len(lines) and not lines[doc.end_lineno].strip():
-                hidden.add(doc.end_lineno)  # the blank line after it
+            blank = lines[doc.end_lineno : doc.end_lineno + 1] == [""]  # after it
+            hidden.update(range(doc.lineno - 1, doc.end_lineno + blank))
     print("\n".join(line for i, line in enumerate(lines) if i not in hidden))
 
 
@@ -112,18 +109,16 @@ def call(function: Callable, *args: object, **kwargs: object) -> object:
 
     A body that has ended without `return` is told apart from the untouched `...`.
     """
-    if not callable(function):
-        raise NotAttempted if function in (None, ...) else NotYet("it is not a function")
-    if is_stub(function):
+    if function in (None, ...) or is_stub(function):
         raise NotAttempted
+    refuse(not callable(function), "it is not a function")
     try:
         result = function(*args, **kwargs)
     except Exception as error:
         raise NotYet(f"it raised {_one_line(error)}") from None
     if result is ...:
         raise NotAttempted
-    if result is None:
-        raise NotYet("it returns None; is there a return?")
+    refuse(result is None, "it returns None; is there a return?")
     return result
 
 
@@ -142,21 +137,39 @@ def _one_line(error: Exception) -> str:
 
 def close(answer: object, expected: object, tolerance: float = 1e-6) -> bool:
     """Whether the answer has the expected shape and values."""
-    ours = torch.as_tensor(answer).detach().double()
-    theirs = torch.as_tensor(expected).detach().double()
+    ours, theirs = (torch.as_tensor(x).detach().double() for x in (answer, expected))
     return ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
-def compare(answer: Tensor, expected: Tensor, mistakes: Mapping[str, Tensor]) -> None:
-    """Raise NotYet if the answer is not the expected one; name the mistake that explains it.
+def refuse(wrong: object, mistake: str) -> None:
+    """Raise NotYet(mistake) if wrong."""
+    if wrong:
+        raise NotYet(mistake)
 
-    mistakes: what to say -> the answer that this mistake gives.
-    """
-    if close(answer, expected, 1e-5):
-        return
+
+def recognize(answer: object, mistakes: Mistakes, tolerance: float = 1e-5) -> None:
+    """Raise NotYet if a mistake explains the answer."""
     for mistake, wrong in mistakes.items():
-        if close(answer, wrong, 1e-5):
-            raise NotYet(mistake)
-    if answer.shape != expected.shape:
-        raise NotYet(f"the shape is {tuple(answer.shape)} instead of {tuple(expected.shape)}")
-    raise NotYet(f"the largest difference is {(answer - expected).abs().max():.4f}")
+        refuse(close(answer, wrong, tolerance), mistake)
+
+
+def compare(
+    answer: object, right: object, mistakes: Mistakes, tolerance: float = 1e-5, otherwise: str = ""
+) -> None:
+    """Raise NotYet if the answer is not the right one; name the mistake that explains it.
+
+    otherwise: what to say if none does, instead of how the answer differs.
+    """
+    if close(answer, right, tolerance):
+        return
+    recognize(answer, mistakes, tolerance)
+    refuse(otherwise, otherwise)
+    if answer.shape != right.shape:
+        raise NotYet(f"the shape is {tuple(answer.shape)} instead of {tuple(right.shape)}")
+    raise NotYet(f"the largest difference is {(answer - right).abs().max():.4f}")
+
+
+def compare_masks(mask: Tensor, right: Tensor, mistakes: Mapping[str, Tensor]) -> None:
+    """Compare as numbers: bool tensors have no difference."""
+    refuse(mask.dtype != torch.bool, f"a mask holds True and False, but this one is {mask.dtype}")
+    compare(mask.int(), right.int(), {mistake: m.int() for mistake, m in mistakes.items()})

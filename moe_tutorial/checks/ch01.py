@@ -1,14 +1,12 @@
 """Checks of the exercises of chapter 01."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close
+from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare, refuse
 
 
 @check
@@ -17,52 +15,42 @@ def check_add_one_loss(answer: Callable[[str, str], float]) -> str:
     loss = float(call(answer, train, validation))
     n, seen, both = len(train), len(set(train)), len(set(train + validation))
     counts = [train.count(char) for char in validation]
-
-    def expected(total: int) -> float:
-        return -sum(math.log((count + 1) / total) for count in counts) / len(counts)
-
-    if math.isinf(loss):
-        raise NotYet("the loss is infinite; does a character without a count get (0 + 1)?")
-    if close(loss, expected(n)):
-        raise NotYet("the probabilities add up to more than 1; the total grows by V as well")
-    if close(loss, expected(n + seen)):
-        raise NotYet("V leaves out the characters that only the validation text has")
-    right = expected(n + both)
-    if close(loss, right * len(counts)):
-        raise NotYet("this is the sum over the validation text, not the mean per character")
-    if close(loss, right / math.log(2)):
-        raise NotYet("this is in bits; nats use the natural logarithm")
-    if close(loss, -right):
-        raise NotYet("the sign is wrong: ln p is negative, the loss is -ln p")
-    if not close(loss, right):
-        raise NotYet(
-            f"for train {train!r} and validation {validation!r} it should be {right:.4f}, "
-            f"yours is {loss:.4f}"
-        )
+    refuse(math.isinf(loss), "the loss is infinite; does a character without a count get (0 + 1)?")
+    mean = sum(math.log(count + 1) for count in counts) / len(counts)
+    right, no_v, seen_v = (math.log(total) - mean for total in (n + both, n, n + seen))
+    mistakes = {
+        "the probabilities add up to more than 1; the total grows by V as well": no_v,
+        "V leaves out the characters that only the validation text has": seen_v,
+        "this is the sum over the validation text, not the mean per character": right * len(counts),
+        "this is in bits; nats use the natural logarithm": right / math.log(2),
+        "the sign is wrong: ln p is negative, the loss is -ln p": -right,
+    }
+    texts = f"train {train!r} and validation {validation!r}"
+    otherwise = f"for {texts} it should be {right:.4f}, yours is {loss:.4f}"
+    compare(loss, right, mistakes, 1e-6, otherwise)
     return f"{right:.4f} nats per character, with a character that training never showed"
 
 
 @check
 def check_split_windows(answer: Callable[[str, int, float], tuple[list[str], list[str]]]) -> str:
-    text, block_size, share = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN", 4, 0.25
-    train, validation = call(answer, text, block_size, share)
-    windows = [text[i : i + block_size] for i in range(len(text) - block_size + 1)]
-    if sorted(train + validation) == sorted(windows):
-        shared = set("".join(train)) & set("".join(validation))
+    text, size = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN", 4
+    train, validation = call(answer, text, size, 0.25)
+    windows = [text[i : i + size] for i in range(len(text) - size + 1)]
+    cut_late = sorted(train + validation) == sorted(windows)
+    shared = set("".join(train)) & set("".join(validation))
+    if cut_late:
         consequence = f"{len(shared)} characters of the text are in windows of both parts"
         if (train, validation) == (windows[:28], windows[28:]):
             raise StillBuggy(consequence)
         raise NotYet(f"{consequence}; cut the text before you cut windows")
-    cut = round(len(text) * (1 - share))
-    if set("".join(train)) & set("".join(validation)):
-        raise NotYet("some characters of the text are in windows of both parts")
-    if (train, validation) == (windows[: cut - block_size], windows[cut : len(windows) - 1]):
+    refuse(shared, "some characters of the text are in windows of both parts")
+    first, last = windows[:27], windows[30:]  # the text is cut at 30 of 40 characters
+    if (train, validation) == (first[:-1], last[:-1]):
         raise NotYet("the last window of each part is missing: starts go up to len - block_size")
-    if train == windows[: cut - block_size + 1 : block_size]:
-        raise NotYet("windows begin at every character, not at every block_size-th")
-    if set("".join(train)) == set(text[cut:]) or set("".join(validation)) != set(text[cut:]):
+    refuse(train == first[::size], "windows begin at every character, not at every block_size-th")
+    if set("".join(validation)) != set(text[30:]):
         raise NotYet("the validation part is the last quarter of the text, all of it")
-    if (train, validation) != (windows[: cut - block_size + 1], windows[cut:]):
+    if (train, validation) != (first, last):
         raise NotYet("the windows are not in the order of the text, or some are missing")
     return f"{len(train)} and {len(validation)} windows, and no character is in both parts"
 
@@ -81,7 +69,7 @@ def check_smooth_pairs(answer: Callable[[Tensor, Tensor], Tensor]) -> str:
         raise NotYet("the row without counts is 0 / 0; it should be the lower order itself")
     if close(result[2], torch.zeros(4)):
         raise NotYet("the row without counts is all zeros; it should be the lower order itself")
-    if close(result[1], (counts[1] + 4 * lower) / (4 + 4)) and not close(result, right):
+    if close(result[1], (counts[1] + 4 * lower) / (4 + 4)):
         raise NotYet("kinds is the number of counts above 0 in a row, not V and not the sum")
     if not close(result.sum(dim=1), torch.ones(4)):
         raise NotYet("the rows do not add up to 1; are the sums taken along each row?")

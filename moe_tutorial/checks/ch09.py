@@ -1,122 +1,93 @@
 """Checks of the exercises of chapter 09."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare
+from moe_tutorial.checks.base import StillBuggy, call, check, close, compare, recognize, refuse
 from moe_tutorial.sampling import next_token_probs
 
 
 @check
-def check_count_top_p(answer: Callable) -> str:
+def check_count_top_p(answer: object) -> str:
     """Exercise 9.1: count_top_p(probs, top_p), how many characters top-p keeps."""
     mixed = torch.tensor([3, 8, 1, 4]) / 16  # sums are exact in floating point
     sure = torch.tensor([1, 14, 1]) / 16
     cases = [(mixed, p) for p in (0.7, 0.9, 0.5, 1.0)] + [(sure, 0.5)]
-    counts = torch.tensor([int(call(answer, probs.clone(), p)) for probs, p in cases])
-    mistakes: dict[str, list[int]] = {}
+    counts = [int(call(answer, probs.clone(), p)) for probs, p in cases]
+    mistakes: dict[str, list[Tensor]] = {}
     for probs, p in cases:
-        sums, unsorted = probs.sort(descending=True).values.cumsum(0), probs.cumsum(0)
-        for mistake, number in (
-            (
-                "sort first; the sums must begin with the most probable",
-                (unsorted - probs < p).sum(),
-            ),
-            ("sort downwards: descending=True", (probs.sort().values.cumsum(0) < p).sum() + 1),
-            ("the character that crosses p is dropped; it belongs to the set", (sums <= p).sum()),
-            ("the character that reaches p is dropped; it belongs to the set", (sums < p).sum()),
-            ("one too many when p is reached exactly; compare with <", (sums <= p).sum() + 1),
-            ("probabilities are compared one by one; add them up first", (probs < p).sum()),
-            ("single probabilities above p are counted; add them up first", (probs >= p).sum()),
-        ):
-            mistakes.setdefault(mistake, []).append(int(number))
-    expected = torch.tensor([2, 3, 1, 4, 1])
-    for mistake, wrong in mistakes.items():
-        if counts.tolist() == wrong:
-            raise NotYet(mistake)
-    for (probs, p), ours, right in zip(cases, counts.tolist(), expected.tolist(), strict=True):
-        if ours != right:
-            raise NotYet(f"of {[round(x, 4) for x in probs.tolist()]} top-p {p} keeps {right}, "
-                         f"not {ours}")  # fmt: skip
+        sums, upward = probs.sort(descending=True).values.cumsum(0), probs.sort().values.cumsum(0)
+        before = probs.cumsum(0) - probs
+        wrong = {
+            "sort first; the sums must begin with the most probable": (before < p).sum(),
+            "sort downwards: descending=True": (upward < p).sum() + 1,
+            "the character that crosses p is dropped; it belongs to the set": (sums <= p).sum(),
+            "the character that reaches p is dropped; it belongs to the set": (sums < p).sum(),
+            "one too many when p is reached exactly; compare with <": (sums <= p).sum() + 1,
+            "probabilities are compared one by one; add them up first": (probs < p).sum(),
+            "single probabilities above p are counted; add them up first": (probs >= p).sum(),
+        }
+        for mistake, number in wrong.items():
+            mistakes.setdefault(mistake, []).append(number)
+    recognize(counts, mistakes)
+    for (probs, p), ours, right in zip(cases, counts, (2, 3, 1, 4, 1), strict=True):
+        rounded = [round(x, 4) for x in probs.tolist()]
+        refuse(ours != right, f"of {rounded} top-p {p} keeps {right}, not {ours}")
     return "2, 3, 1, 4 and 1 kept, in any order of the probabilities"
 
 
 @check
-def check_repaired_probs(answer: Callable) -> str:
+def check_repaired_probs(answer: object) -> str:
     """Exercise 9.2: repaired_probs(logits, temperature, top_p), find the bug."""
     logits = torch.tensor([3.0, 8.0, 1.0, 4.0]).log()
-    results = [
-        torch.as_tensor(call(answer, logits.clone(), temperature, 0.7))
-        for temperature in (0.5, 2.0, 1.0)
-    ]
-    for temperature, result in zip((0.5, 2.0, 1.0), results, strict=True):
+    results = {t: torch.as_tensor(call(answer, logits.clone(), t, 0.7)) for t in (0.5, 2.0, 1.0)}
+    for temperature, result in results.items():
         scaled = logits / temperature
-        right = next_token_probs(logits, temperature, top_p=0.7)
-        if temperature == 0.5 and close(result, _keep_then(scaled, logits, 0.7)):
+        probs, right = scaled.softmax(-1), next_token_probs(logits, temperature, top_p=0.7)
+        early = _renormalized(probs, next_token_probs(logits, top_p=0.7) > 0)
+        if temperature == 0.5 and close(result, early):
             raise StillBuggy("at temperature 0.5, one character reaches 0.7, and two are kept")
-        compare(result, right, {
+        mixed = _renormalized(logits.softmax(-1), right > 0)
+        mistakes = {
             "the temperature is used twice": next_token_probs(scaled, temperature, top_p=0.7),
-            "the temperature has no effect": next_token_probs(logits, 1.0, top_p=0.7),
-            "what is kept does not add up to 1": scaled.softmax(-1) * (right > 0),
-            "the choice knows the temperature now, but the probabilities do not": _keep_then(
-                logits, scaled, 0.7
-            ),
-            "top-p has no effect": scaled.softmax(-1),
-        })  # fmt: skip
+            "the temperature has no effect": next_token_probs(logits, top_p=0.7),
+            "what is kept does not add up to 1": probs * (right > 0),
+            "the choice knows the temperature now, but the probabilities do not": mixed,
+            "top-p has no effect": probs,
+        }
+        compare(result, right, mistakes)
     return "1 kept at temperature 0.5, 2 at 1 and 3 at 2"
 
 
-def _keep_then(logits: Tensor, chooser: Tensor, top_p: float) -> Tensor:
-    """Top-p on one set of logits, probabilities from another."""
-    probs = logits.softmax(-1) * (next_token_probs(chooser, top_p=top_p) > 0)
-    return probs / probs.sum()
-
-
 @check
-def check_min_p_probs(answer: Callable) -> str:
+def check_min_p_probs(answer: object) -> str:
     """Exercise 9.3: min_p_probs(logits, temperature, min_p)."""
-    for weights, temperature, min_p in (
-        ([3.0, 8.0, 1.0, 4.0], 1.0, 0.3),
-        ([3.0, 8.0, 1.0, 4.0], 0.5, 0.2),
-        ([3.0, 8.0, 1.0, 4.0], 2.0, 0.3),
-        ([5.0, 5.0, 4.0, 5.0, 5.0], 1.0, 0.5),
-        ([5.0, 5.0, 4.0, 5.0, 5.0], 1.0, 1.0),
-    ):
+    mixed, flat = [3.0, 8.0, 1.0, 4.0], [5.0, 5.0, 4.0, 5.0, 5.0]
+    cases = [(mixed, *numbers) for numbers in ((1.0, 0.3), (0.5, 0.2), (2.0, 0.3))]
+    cases += [(flat, 1.0, 0.5), (flat, 1.0, 1.0)]
+    for weights, temperature, min_p in cases:
         logits = torch.tensor(weights).log()
         result = torch.as_tensor(call(answer, logits.clone(), temperature, min_p))
-        probs = (logits / temperature).softmax(-1)
-        plain = logits.softmax(-1)
-        kept = probs >= min_p * probs.max()
+        probs, plain = (logits / temperature).softmax(-1), logits.softmax(-1)
+        power = (logits * temperature).softmax(-1)
+        kept, early, of_logits = (s >= min_p * s.max() for s in (probs, plain, logits))
+        fixed = _renormalized(probs, probs >= min_p)
+        multiplied = _renormalized(power, power >= min_p * power.max())
         mistakes = {
-            "the bound is min_p itself; it is min_p times the largest probability": _renormalized(
-                probs, probs >= min_p
-            ),
+            "the bound is min_p itself; it is min_p times the largest probability": fixed,
             "what is kept does not add up to 1": probs * kept,
-            "the choice is made before the temperature": _renormalized(
-                probs, plain >= min_p * plain.max()
-            ),
-            "the temperature has no effect": _renormalized(plain, plain >= min_p * plain.max()),
-            "the temperature multiplies the logits; divide by it": _renormalized(
-                power := (logits * temperature).softmax(-1), power >= min_p * power.max()
-            ),
+            "the choice is made before the temperature": _renormalized(probs, early),
+            "the temperature has no effect": _renormalized(plain, early),
+            "the temperature multiplies the logits; divide by it": multiplied,
             "the wrong ones are kept": _renormalized(probs, ~kept),
-            "logits are compared; compare probabilities": _renormalized(
-                probs, logits >= min_p * logits.max()
-            ),
+            "logits are compared; compare probabilities": _renormalized(probs, of_logits),
             "nothing is dropped": probs,
         }
-        if result.isnan().any():
-            raise NotYet(
-                "nothing is kept, and 0 / 0 is not a number; 'at least' includes the bound"
-            )
+        nothing = "nothing is kept, and 0 / 0 is not a number; 'at least' includes the bound"
+        refuse(result.isnan().any(), nothing)
         compare(result, _renormalized(probs, kept), mistakes)
     return "the bound moves with the largest probability, after the temperature"
 
 
 def _renormalized(probs: Tensor, kept: Tensor) -> Tensor:
-    probs = probs * kept
-    return probs / probs.sum()
+    return probs * kept / (probs * kept).sum()

@@ -1,6 +1,6 @@
 """Figures, each a function from data to a matplotlib Figure; one file per chapter."""
 
-from moe_tutorial.plots.base import COLORS, STYLES, visible
+from moe_tutorial.plots.base import COLORS, EXPERT_COLORS, STYLES, png, visible
 from moe_tutorial.plots.ch01 import order_figure, pair_figure, symbol_figure
 from moe_tutorial.plots.ch02 import ids_figure, vocabulary_growth_figure
 from moe_tutorial.plots.ch03 import split_figure, target_counts_figure, windows_figure
@@ -8,7 +8,6 @@ from moe_tutorial.plots.ch04 import frequency_figure, layout_figure, offset_figu
 from moe_tutorial.plots.ch05 import norm_figure, size_figure
 from moe_tutorial.plots.ch06 import attention_figure, largest_weight_figure
 from moe_tutorial.plots.ch07 import (
-    EXPERT_COLORS,
     colored_html,
     cost_figure,
     expert_html,

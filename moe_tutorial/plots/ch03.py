@@ -1,47 +1,34 @@
 """Figures of chapter 03."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS, STYLES, visible
+from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side, visible
 
 
 def windows_figure(text: str, seq_len: int) -> Figure:
     """Every window of a short text as a row: its input, and the last target one further right."""
     num_windows = len(text) - seq_len
-    figure = Figure(figsize=(8, 0.4 * num_windows + 1.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = one_panel("position in the text", "start of the window", 0.4 * num_windows + 1.2)
+    frame = {"fill": False, "edgecolor": COLORS[1], "linewidth": 2}
     for start in range(num_windows):
         axes.barh(start, seq_len, 0.8, start - 0.5, color=COLORS[5], label="input x")
-        axes.barh(
-            start, seq_len, 0.8, start + 0.5, fill=False, edgecolor=COLORS[1], linewidth=2,
-            label="target y",
-        )  # fmt: skip
+        axes.barh(start, seq_len, 0.8, start + 0.5, label="target y", **frame)
         for position in range(start, start + seq_len + 1):
             axes.text(position, start, visible(text[position]), ha="center", va="center")
-    axes.set(xlabel="position in the text", ylabel="start of the window")
-    axes.set_xticks(range(len(text)))
-    axes.set_yticks(range(num_windows))
-    axes.set_xlim(-0.7, len(text) - 0.3)
+    axes.set(xticks=range(len(text)), yticks=range(num_windows), xlim=(-0.7, len(text) - 0.3))
     axes.invert_yaxis()
-    axes.legend(*_first_of_each_label(axes), loc="upper right")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[:2], labels[:2], loc="upper right")  # those of the first window
     return figure
 
 
 def target_counts_figure(counts: Mapping[str, Tensor]) -> Figure:
     """How often every position of a text is a target, for several ways to cut windows."""
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, count) in enumerate(counts.items()):
-        axes.step(
-            range(len(count)), count.tolist(), STYLES[i], where="mid", color=COLORS[i], label=name
-        )
-    axes.set(xlabel="position in the text", ylabel="times a target")
+    figure, axes = one_panel("position in the text", "times a target")
+    curves(axes, counts, drawstyle="steps-mid")
     axes.legend()
     return figure
 
@@ -52,24 +39,16 @@ def split_figure(splits: Mapping[str, tuple[Sequence[int], Sequence[int]]], seq_
     splits: name -> (starts of the training windows, starts of the validation windows).
     A window covers seq_len + 1 positions: its input and its last target.
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    panels = figure.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (name, (train, validation)) in zip(panels, splits.items(), strict=True):
-        for starts, color, hatch, label in (
-            (train, COLORS[5], "", "training"),
-            (validation, COLORS[1], "///", "validation"),
-        ):
-            axes.barh(
-                starts, seq_len + 1, 0.8, [start - 0.5 for start in starts], color=color,
-                hatch=hatch, edgecolor="white", label=label,
-            )  # fmt: skip
-        axes.set(title=name, xlabel="position in the text")
-    panels[0].set_ylabel("start of the window")
+    labels = "position in the text", "start of the window"
+    figure, panels = side_by_side(splits, *labels, height=4, sharex=True)
+    looks = (
+        {"label": "training", "color": COLORS[5]},
+        {"label": "validation", "color": COLORS[1], "hatch": "///"},
+    )
+    for axes, parts in zip(panels, splits.values(), strict=True):
+        for starts, look in zip(parts, looks, strict=True):
+            left = [start - 0.5 for start in starts]
+            axes.barh(starts, seq_len + 1, 0.8, left, edgecolor="white", **look)
     panels[0].invert_yaxis()
     panels[0].legend(loc="upper right")
     return figure
-
-
-def _first_of_each_label(axes: Axes) -> tuple[list, list[str]]:
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    return list(handles.values()), list(handles)

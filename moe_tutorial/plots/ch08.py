@@ -1,10 +1,7 @@
 """Figures of chapter 08."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -12,8 +9,8 @@ from torch import Tensor
 
 from moe_tutorial.config import ModelConfig
 from moe_tutorial.moe import default_hidden_dim
-from moe_tutorial.plots.base import COLORS, STYLES
-from moe_tutorial.plots.history import smooth
+from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side
+from moe_tutorial.plots.history import busiest_curves, loss_curves
 from moe_tutorial.training import StepRecord
 
 Point = tuple[float, float]
@@ -21,9 +18,7 @@ Point = tuple[float, float]
 
 def model_figure(config: ModelConfig, vocab_size: int, batch_size: int, seq_len: int) -> Figure:
     """The whole model as boxes: the way from ids to logits below, one block enlarged above."""
-    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlim=(0, 100), ylim=(0, 50))
+    figure, axes = one_panel(height=4.6, width=9.5, xlim=(0, 100), ylim=(0, 50))
     axes.set_axis_off()
     _whole_way(axes, config, vocab_size, (batch_size, seq_len))
     _one_block(axes, config, (batch_size, seq_len, config.dim))
@@ -31,8 +26,7 @@ def model_figure(config: ModelConfig, vocab_size: int, batch_size: int, seq_len:
 
 
 def _whole_way(axes: Axes, config: ModelConfig, vocab_size: int, ids: tuple[int, int]) -> None:
-    layers = range(1, config.num_layers + 1)
-    names = [f"block {i}" for i in layers]
+    names = [f"block {i + 1}" for i in range(config.num_layers)]
     if len(names) > 3:
         names[1:-1] = ["..."]
     stream = f"{(*ids, config.dim)}"
@@ -42,8 +36,7 @@ def _whole_way(axes: Axes, config: ModelConfig, vocab_size: int, ids: tuple[int,
         (f"norm\n{config.dim}", "#DDDDDD", stream),
         (f"head\n{config.dim} x {vocab_size}", COLORS[4], f"{(*ids, vocab_size)}"),
     ]
-    step = 82 / len(boxes)
-    left = 14.0
+    left, step = 14.0, 82 / len(boxes)
     axes.text(0, 7, f"ids\n{ids}", va="center")
     _arrow(axes, (8, 7), (left, 7))
     for text, color, shape in boxes:
@@ -62,9 +55,8 @@ def _one_block(axes: Axes, config: ModelConfig, stream: tuple[int, int, int]) ->
     dim, num_tokens = config.dim, stream[0] * stream[1]
     width = config.hidden_dim or default_hidden_dim(dim)
     axes.text(3, 22, f"x\n{stream}", va="center")
-    _arrow(axes, (16, 22), (45, 22))
-    _arrow(axes, (48, 22), (92, 22))
-    _arrow(axes, (95, 22), (99, 22))
+    for start, end in ((16, 45), (48, 92), (95, 99)):
+        _arrow(axes, (start, 22), (end, 22))
     heads = f"attention\n{config.num_heads} heads of {dim // config.num_heads}\nRoPE on q and k"
     experts = f"{config.top_k} of {config.num_experts} experts\nSwiGLU\n{dim} → {width} → {dim}"
     branches = (
@@ -76,15 +68,13 @@ def _one_block(axes: Axes, config: ModelConfig, stream: tuple[int, int, int]) ->
         ]),
     )  # fmt: skip
     for start, end, boxes in branches:
-        left = start + 1.5
         axes.plot((start, start), (22, 38), color="black", linewidth=1)
-        _arrow(axes, (start, 38), (left, 38))
-        for i, (text, size, color) in enumerate(boxes):
-            _box(axes, (left, 32), size, 12, text, color)
-            if i + 1 < len(boxes):
-                _arrow(axes, (left + size, 38), (left + size + 2.5, 38))
-            left += size + 2.5
-        axes.plot((left - 2.5, end), (38, 38), color="black", linewidth=1)
+        right, gap = start, 1.5  # the end of the box before, and the arrow after it
+        for text, size, color in boxes:
+            _arrow(axes, (right, 38), (right + gap, 38))
+            _box(axes, (right + gap, 32), size, 12, text, color)
+            right, gap = right + gap + size, 2.5
+        axes.plot((right, end), (38, 38), color="black", linewidth=1)
         _arrow(axes, (end, 38), (end, 24))
         axes.text(end, 22, "+", ha="center", va="center", fontsize="large",
                   bbox={"boxstyle": "circle", "facecolor": "white"})  # fmt: skip
@@ -104,12 +94,9 @@ def _arrow(axes: Axes, start: Point, end: Point) -> None:
 
 def schedule_figure(rates: Mapping[str, Sequence[float]]) -> Figure:
     """Learning rate at every step, one curve per schedule."""
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, values) in enumerate(rates.items()):
-        axes.plot(range(1, len(values) + 1), values, STYLES[i % len(STYLES)],
-                  color=COLORS[i % len(COLORS)], label=name)  # fmt: skip
-    axes.set(xlabel="step", ylabel="learning rate per step", ylim=(0, None))
+    figure, axes = one_panel("step", "learning rate per step", 2.8)
+    curves(axes, rates, first=1)
+    axes.set_ylim(0, None)
     axes.legend()
     return figure
 
@@ -121,17 +108,9 @@ def loss_figure(
 
     baselines: name -> validation loss, nats per character.
     """
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
-    losses = torch.tensor([record.loss for record in records])
-    steps = [record.step for record in records]
-    axes.plot(steps, smooth(losses).tolist(), color=COLORS[0], label="training, mean of 50")
-    measured = [(r.step, r.validation_loss) for r in records if r.validation_loss is not None]
-    axes.plot([step for step, _ in measured], [loss for _, loss in measured], "o-",
-              color=COLORS[1], markersize=4, label="held out")  # fmt: skip
-    for i, (name, loss) in enumerate(baselines.items()):
-        axes.axhline(loss, linestyle=STYLES[1 + i % 3], color="gray", label=f"{name} {loss:.3f}")
-    axes.set(xlabel="step", ylabel="nats per character", xlim=(0, total), ylim=(0.9, 4.3))
+    figure, axes = one_panel("step", "nats per character", xlim=(0, total), ylim=(0.9, 4.3))
+    loss_curves(axes, [record._asdict() for record in records], baselines,
+                train="training", markersize=4, digits=3)  # fmt: skip
     axes.legend(fontsize="small", loc="upper right")
     return figure
 
@@ -141,15 +120,8 @@ def busiest_figure(loads: Mapping[str, Tensor]) -> Figure:
 
     loads: name -> (steps, L, E), the load at every step; drawn as the mean of 20 steps.
     """
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    panels = figure.subplots(1, len(loads), sharey=True, squeeze=False)[0]
-    for axes, (name, load) in zip(panels, loads.items(), strict=True):
-        busiest = smooth(load, 20).amax(dim=-1) * load.shape[-1]  # (steps, L)
-        for layer, ratio in enumerate(busiest.T.tolist()):
-            axes.plot(range(1, len(ratio) + 1), ratio, STYLES[layer % len(STYLES)],
-                      color=COLORS[layer % len(COLORS)], label=f"layer {layer + 1}")  # fmt: skip
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set(title=name, xlabel="step")
-    panels[0].set_ylabel("largest / mean, 20 steps (1 = even)")
+    figure, panels = side_by_side(loads, "step", "largest / mean, 20 steps (1 = even)")
+    for axes, load in zip(panels, loads.values(), strict=True):
+        busiest_curves(axes, range(1, len(load) + 1), load, width=20)
     panels[-1].legend(fontsize="small")
     return figure

@@ -1,7 +1,5 @@
 """Figures of chapter 09."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -11,9 +9,7 @@ from moe_tutorial.plots.base import COLORS, visible
 
 
 def sampling_figure(
-    symbols: Sequence[str],
-    rows: Mapping[str, tuple[Tensor, Tensor]],
-    highest: float | None = None,
+    symbols: Sequence[str], rows: Mapping[str, tuple[Tensor, Tensor]], highest: float | None = None
 ) -> Figure:
     """One row of bars per setting: what it keeps in color, what it drops gray and hatched.
 

@@ -1,13 +1,11 @@
 """Figures of chapter 10."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS
+from moe_tutorial.plots.base import COLORS, one_panel, side_by_side
 
 
 def layouts_figure(layouts: Mapping[str, Mapping[str, Tensor]], highest_gate: int) -> Figure:
@@ -16,10 +14,9 @@ def layouts_figure(layouts: Mapping[str, Mapping[str, Tensor]], highest_gate: in
     layouts: title -> name of a matrix -> its numbers, integers of shape (rows, columns). Boxes up
     to `highest_gate` belong to w_gate and are white; the others, of w_up, are gray and hatched.
     """
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    width = [max(w.shape[1] for w in tensors.values()) for tensors in layouts.values()]
-    panels = figure.subplots(1, len(layouts), width_ratios=width, squeeze=False)[0]
-    for axes, (title, tensors) in zip(panels, layouts.items(), strict=True):
+    widths = [max(w.shape[1] for w in tensors.values()) for tensors in layouts.values()]
+    figure, panels = side_by_side(layouts, sharey=False, width_ratios=widths)
+    for axes, tensors in zip(panels, layouts.values(), strict=True):
         top = 0.0
         for name, tensor in tensors.items():
             axes.text(-0.5, top + 0.2, name, va="bottom", fontsize=9)
@@ -32,7 +29,7 @@ def layouts_figure(layouts: Mapping[str, Mapping[str, Tensor]], highest_gate: in
                     axes.bar(c, 0.9, 0.9, y - 0.45, color=face, edgecolor="black", hatch=hatch)
                     axes.text(c, y, str(number), ha="center", va="center", fontsize=9, bbox=box)
             top -= len(tensor) + 1
-        axes.set(title=title, ylim=(-7.2, 1), xlim=(-0.6, tensor.shape[1] - 0.4), aspect="equal")
+        axes.set(ylim=(-7.2, 1), xlim=(-0.6, tensor.shape[1] - 0.4), aspect="equal")
         axes.set_axis_off()
     return figure
 
@@ -43,16 +40,13 @@ def mistakes_figure(differences: Mapping[str, float], tolerance: float) -> Figur
     differences: name -> the largest difference; a dashed line marks the tolerance, and what is not
     within it is a cross.
     """
-    figure = Figure(figsize=(8, 0.9 + 0.3 * len(differences)), layout="constrained")
-    axes = figure.subplots()
-    names, values = list(differences), [max(v, 1e-8) for v in differences.values()]
-    wrong = [value > tolerance for value in values]
-    for row, (value, is_wrong) in enumerate(zip(values, wrong, strict=True)):
-        color, marker = (COLORS[1], "X") if is_wrong else (COLORS[0], "o")
+    figure, axes = one_panel("largest difference of a logit", "", 0.9 + 0.3 * len(differences))
+    for row, value in enumerate(max(v, 1e-8) for v in differences.values()):
+        color, marker = (COLORS[1], "X") if value > tolerance else (COLORS[0], "o")
         axes.plot(value, row, marker, color=color, markersize=9)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(differences)), list(differences))
     axes.axvline(tolerance, color="black", linestyle="--", label=f"tolerance {tolerance:g}")
-    axes.set(xscale="log", xlabel="largest difference of a logit", xlim=(5e-9, 20))
+    axes.set(xscale="log", xlim=(5e-9, 20))
     axes.invert_yaxis()
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return figure

@@ -1,16 +1,11 @@
 """Figures of chapter 14."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS, STYLES
-
-MARKERS = ("o", "s", "^", "D")
-LINK_COLORS = (COLORS[0], COLORS[1], COLORS[2], COLORS[3])
+from moe_tutorial.plots.base import COLORS, MARKERS, STYLES, curves, one_panel, side_by_side
 
 
 def rows_figure(rows: Tensor) -> Figure:
@@ -18,8 +13,7 @@ def rows_figure(rows: Tensor) -> Figure:
 
     rows: (R, R), sender by receiver.
     """
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = one_panel("to rank (its column: the rows it computes)", "from rank", 3.2)
     image = axes.imshow(rows.tolist(), cmap="Blues", vmin=0, aspect="auto")
     for sender, line in enumerate(rows.tolist()):
         for receiver, count in enumerate(line):
@@ -27,7 +21,6 @@ def rows_figure(rows: Tensor) -> Figure:
             axes.text(receiver, sender, str(count), ha="center", va="center", color=ink)
         axes.bar(sender, 1, 1, sender - 0.5, fill=False, hatch="//", edgecolor="#999999")
     ranks = range(len(rows))
-    axes.set(xlabel="to rank (its column: the rows it computes)", ylabel="from rank")
     axes.set(xticks=ranks, yticks=ranks, xlim=(-0.5, len(rows) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     figure.colorbar(image, ax=axes, label="rows")
     return figure
@@ -42,8 +35,7 @@ def traffic_figure(
 
     Each maps top_k -> number of ranks or, by_experts, number of experts -> bytes.
     """
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = side_by_side(("", ""), "ranks", "bytes per token, forward", 3.4)
     for axes, counted in zip(panels, (by_ranks, by_experts), strict=True):
         for i, (top_k, points) in enumerate(counted.items()):
             axes.plot(list(points), list(points.values()), MARKERS[i], color=COLORS[i],
@@ -54,8 +46,8 @@ def traffic_figure(
     for i, points in enumerate(formula.values()):
         panels[0].plot(list(points), list(points.values()), STYLES[i], color=COLORS[i])
     panels[0].plot([], [], color="gray", label="formula")
-    panels[0].set(xlabel="ranks", ylabel="bytes per token, forward", ylim=(0, None))
-    panels[1].set(xlabel="experts, on the same number of ranks")
+    panels[0].set_ylim(0, None)
+    panels[1].set_xlabel("experts, on the same number of ranks")
     panels[0].legend(fontsize="small")
     return figure
 
@@ -65,18 +57,16 @@ def work_figure(work: Mapping[str, Tensor]) -> Figure:
 
     work: title -> (R,) rows.
     """
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    panels = figure.subplots(1, len(work), sharey=True, squeeze=False)[0]
-    for axes, (title, rows) in zip(panels, work.items(), strict=True):
-        ranks, rows = range(len(rows)), rows.tolist()
+    figure, panels = side_by_side(work, "rank", "rows")
+    for axes, load in zip(panels, work.values(), strict=True):
+        ranks, rows = range(len(load)), load.tolist()
         axes.bar(ranks, rows, color=COLORS[0], label="computes")
         waits = [max(rows) - row for row in rows]
         axes.bar(ranks, waits, bottom=rows, color="#DDDDDD", hatch="//", edgecolor="#999999",
                  label="waits")  # fmt: skip
         axes.axhline(sum(rows) / len(rows), color="black", linestyle="--", label="mean")
-        axes.set(title=title, xlabel="rank", xticks=ranks)
-    highest = max(rows.max().item() for rows in work.values())
-    panels[0].set(ylabel="rows", ylim=(0, 1.1 * highest))
+        axes.set_xticks(ranks)
+    panels[0].set_ylim(0, 1.1 * max(load.max().item() for load in work.values()))
     panels[0].legend(fontsize="small", loc="upper left", ncols=3)
     return figure
 
@@ -88,13 +78,10 @@ def fabric_figure(
 
     ratios: name of a link -> one ratio per width. marks: name -> width, drawn as a vertical line.
     """
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, values) in enumerate(ratios.items()):
-        axes.plot(widths, values, STYLES[i], color=LINK_COLORS[i], linewidth=2, label=name)
+    figure, axes = one_panel("hidden_dim F of one expert", "wire time / arithmetic time", 3.6)
+    curves(axes, ratios, widths, linewidth=2)
     axes.axhline(1, color="black", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="hidden_dim F of one expert",
-             ylabel="wire time / arithmetic time")  # fmt: skip
+    axes.set(xscale="log", yscale="log")
     for name, width in marks.items():
         axes.axvline(width, color="#777777", linewidth=1, linestyle=":")
         axes.annotate(name, (width, 1), (3, 3), xycoords=("data", "axes fraction"),

@@ -1,14 +1,32 @@
 """What all widgets share."""
 
-from __future__ import annotations
+from collections.abc import Callable
 
-import io
-
-from matplotlib.figure import Figure
+import ipywidgets as widgets
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as the content of a PNG file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+def control(
+    kind: type, name: str, value: object, width: str | None = None, **options: object
+) -> widgets.Widget:
+    """A slider, field or bar with its whole name beside it."""
+    style, layout = {"description_width": "initial"}, {"width": width}
+    return kind(value=value, description=name, style=style, layout=layout, **options)
+
+
+def page(
+    draw: Callable[..., bytes], *sliders: widgets.Widget, above: tuple[widgets.Widget, ...] = ()
+) -> widgets.VBox:
+    """Sliders above the PNG that `draw` makes of their values, anew when one is let go.
+
+    above: what stands between them, for `draw` to fill.
+    """
+    picture = widgets.Image(format="png")
+
+    def redraw(change: object = None) -> None:
+        picture.value = draw(*(slider.value for slider in sliders))
+
+    for slider in sliders:
+        slider.continuous_update = False
+        slider.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([*sliders, *above, picture])

@@ -1,7 +1,5 @@
 """The live curve of chapter 08."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 
 import ipywidgets as widgets
@@ -9,7 +7,7 @@ from IPython.display import display
 
 from moe_tutorial import plots
 from moe_tutorial.training import StepRecord
-from moe_tutorial.widgets.base import png
+from moe_tutorial.widgets.base import control
 
 
 def live_curve(
@@ -19,17 +17,15 @@ def live_curve(
 
     total: the number of steps. every: steps between two pictures.
     """
-    bar = widgets.FloatProgress(
-        value=0, min=0, max=total, description="steps", style={"description_width": "initial"}
-    )
+    bar = control(widgets.FloatProgress, "steps", 0, max=total)
     caption, picture = widgets.HTML(), widgets.Image(format="png")
     display(widgets.VBox([bar, caption, picture]))
     seen: list[StepRecord] = []
-    picture.value = png(plots.loss_figure(seen, total, baselines))
+    picture.value = plots.png(plots.loss_figure(seen, total, baselines))
     for record in steps:
         seen.append(record)
         if record.step % every == 0 or record.step == total:
             bar.value = record.step
             caption.value = f"step {record.step} of {total}, loss of this batch {record.loss:.2f}"
-            picture.value = png(plots.loss_figure(seen, total, baselines))
+            picture.value = plots.png(plots.loss_figure(seen, total, baselines))
         yield record

@@ -1,7 +1,5 @@
 """The playground of chapter 09: a model, its settings, its text and its experts."""
 
-from __future__ import annotations
-
 import html
 import time
 
@@ -13,6 +11,7 @@ from moe_tutorial import plots
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.sampling import GeneratedToken, Reader, generate, next_token_probs
 from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.widgets.base import control
 
 BARS = 12  # next characters that are drawn; the others are counted
 REDRAW = 0.05  # seconds between two pictures of a text that is being generated
@@ -48,11 +47,9 @@ class Playground:
         self.layer = _control(widgets.IntSlider, "layer in color", layers, min=1, max=layers)
         self.button = widgets.Button(description="Generate", button_style="primary")
         self.text, self.bars = widgets.HTML(), widgets.HTML()
-        left = [self.prompt, self.temperature, self.top_k, self.top_p]
-        right = [self.length, self.seed, self.layer, self.button]
-        controls = widgets.HBox(
-            [widgets.VBox(left), widgets.VBox(right)], layout={"flex_flow": "row wrap"}
-        )
+        left = widgets.VBox([self.prompt, self.temperature, self.top_k, self.top_p])
+        right = widgets.VBox([self.length, self.seed, self.layer, self.button])
+        controls = widgets.HBox([left, right], layout={"flex_flow": "row wrap"})
         self.box = widgets.VBox([controls, self.text, self.bars])
         for name in ("button", "text", "bars", "box"):
             getattr(self, name).add_class(f"playground-{name}")
@@ -65,8 +62,7 @@ class Playground:
 
     def settings(self) -> dict[str, float]:
         """temperature, top_k and top_p as the sliders stand."""
-        names = ("temperature", "top_k", "top_p")
-        return {name: getattr(self, name).value for name in names}
+        return {name: getattr(self, name).value for name in ("temperature", "top_k", "top_p")}
 
     def start(self) -> bool:
         """Show the prompt alone; whether it can be read."""
@@ -87,15 +83,10 @@ class Playground:
         """Continue the prompt, showing the text as it grows; one seed and setting, one text."""
         if not self.start():
             return
-        tokens = generate(
-            self.model,
-            self.ids,
-            max_new_tokens=self.length.value,
-            generator=torch.Generator().manual_seed(self.seed.value),
-            **self.settings(),
-        )
+        generator = torch.Generator().manual_seed(self.seed.value)
+        options = {"max_new_tokens": self.length.value, "generator": generator, **self.settings()}
         drawn = time.perf_counter()
-        for token in tokens:
+        for token in generate(self.model, self.ids, **options):
             self.new.append(token)
             if time.perf_counter() - drawn > REDRAW:
                 self.show_text()
@@ -153,9 +144,6 @@ def bars_html(probs: Tensor, tokenizer: CharTokenizer) -> str:
 
 
 def _control(kind: type, name: str, value: object, **options: object) -> widgets.Widget:
-    """A widget with its whole name beside it; its CSS class is playground-(first word)."""
-    widget = kind(
-        value=value, description=name, style={"description_width": "initial"},
-        layout={"width": "365px"}, **options,
-    )  # fmt: skip
+    """`control`, all of one width; its CSS class is playground-(first word)."""
+    widget = control(kind, name, value, "365px", **options)
     return widget.add_class(f"playground-{name.split()[0]}")

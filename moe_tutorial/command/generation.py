@@ -1,21 +1,37 @@
-"""Completions on a terminal: streamed, explained token by token, or in a dialogue."""
+"""The generate command: completions, streamed, explained token by token, or in a dialogue."""
 
-from __future__ import annotations
-
+import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from moe_tutorial.checkpoint import TrainedModel
+from moe_tutorial.checkpoint import TrainedModel, load_model
+from moe_tutorial.command.hocon import model_path
+from moe_tutorial.command.terminal import EXIT_WRONG_USE, visible
 from moe_tutorial.config import ConfigError, InferenceConfig, change_inference
+from moe_tutorial.device import choose_device, set_threads
 from moe_tutorial.sampling import GeneratedToken, generate
-from moe_tutorial.terminal import visible
 from moe_tutorial.tokenizer import CharTokenizer
 
 RIVALS = 5
+
+
+def generate_command(args: argparse.Namespace) -> int:
+    """Generate text with the model of a run folder, which holds all that is needed."""
+    flags = {key: getattr(args, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")}
+    given = {key: value for key, value in flags.items() if value is not None}
+    writer, settings = open_writer(model_path(args.model_path), given, args.seed, args.verbose)
+    if args.interactive:
+        writer.converse(settings)
+    elif args.stdin:
+        return writer.complete_lines(sys.stdin, settings)
+    else:
+        writer.complete_all(args.prompt or [settings.prompt], settings)
+    return 0
 
 
 @dataclass
@@ -66,6 +82,18 @@ class Writer:
                 print()
             self.complete(prompt, settings)
 
+    def complete_lines(self, lines: Iterable[str], settings: InferenceConfig) -> int:
+        """One completion per line; a bad line is reported and the others go on. The exit code."""
+        code = 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                self.complete(line.rstrip("\r\n"), settings)
+                print()
+            except ValueError as error:
+                print(f"error: line {number}: {error}", file=sys.stderr)
+                code = EXIT_WRONG_USE
+        return code
+
     def converse(self, settings: InferenceConfig) -> None:
         """Ask for prompts and settings until the user types exit or closes the input."""
         print("Starting interactive inference session. Type 'exit' to quit.")
@@ -92,6 +120,25 @@ class Writer:
         print(
             f"Stats: {len(prompt) + len(text)} total tokens, {len(text) / seconds:.2f} tokens/sec"
         )
+
+
+def open_writer(
+    folder: Path,
+    changes: Mapping[str, object] | None = None,
+    seed: int | None = None,
+    verbose: bool = False,
+) -> tuple[Writer, InferenceConfig]:
+    """A writer for the model of a run folder, and the sampling settings of its configuration."""
+    trained = load_model(folder)
+    config = trained.config
+    set_threads(config.device)
+    try:
+        trained.model.to(choose_device(config.device))
+    except ValueError as error:  # it was trained on another machine
+        print(f"generating on the CPU: {visible(str(error))}", file=sys.stderr)
+    generator = torch.Generator().manual_seed(config.training.seed if seed is None else seed)
+    settings = change_inference(config.inference, changes or {})
+    return Writer(trained, generator, verbose), settings
 
 
 def explain(token: GeneratedToken, tokenizer: CharTokenizer) -> str:

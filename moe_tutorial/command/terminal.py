@@ -1,10 +1,10 @@
 """What is shown on a terminal: nothing that a terminal obeys, and reasons that say what to do."""
 
-from __future__ import annotations
-
 import errno
 import unicodedata
 
+COMMAND = "python -m moe_tutorial"
+EXIT_FAILED, EXIT_WRONG_USE = 1, 2
 ADVICE = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",

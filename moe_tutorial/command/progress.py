@@ -1,7 +1,5 @@
 """While a training runs: a progress bar or plain lines, and a way to stop it between two steps."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -11,8 +9,9 @@ from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-from moe_tutorial.distributed import hangup_ignored
-from moe_tutorial.run import Run, describe, short_line
+from moe_tutorial.command.log import short_line
+from moe_tutorial.command.run import Run, describe
+from moe_tutorial.processes.launch import hangup_ignored
 from moe_tutorial.training import StepRecord
 
 

@@ -1,0 +1,1 @@
+"""Several processes: their mathematics, their start and end, and functions run on ranks."""
