@@ -30,27 +30,30 @@ def random_batch(
     Raises: ValueError as `check_length`.
     """
     check_length(ids, seq_len, batch_size)
-    starts = torch.randint(len(ids) - seq_len, (batch_size,), generator=generator)  # (B,)
+    starts = torch.randint(
+        len(ids) - seq_len, (batch_size,), generator=generator, device=generator.device
+    )  # (B,)
     windows = ids.unfold(0, seq_len + 1, 1)[starts.to(ids.device)]  # (B, T + 1)
     return windows[:, :-1], windows[:, 1:]
 
 
 def evaluation_batches(
-    ids: Tensor, batch_size: int, seq_len: int
+    ids: Tensor, batch_size: int, seq_len: int, every: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows that do not overlap and leave nothing out: every id but the first is a target once.
 
     Yields x, y (B, T); the last batches may be smaller, and the last window shorter.
+    every: only each every-th of these windows, a sample spread over the whole text.
     Raises: ValueError as `check_length` with a seq_len of 1: two ids are enough.
     """
     check_length(ids, min(seq_len, 1), batch_size)
     whole = (len(ids) - 1) // seq_len  # windows of full length
-    x = ids[: whole * seq_len].view(whole, seq_len)
-    y = ids[1 : whole * seq_len + 1].view(whole, seq_len)
-    for start in range(0, whole, batch_size):
+    x = ids[: whole * seq_len].view(whole, seq_len)[::every]
+    y = ids[1 : whole * seq_len + 1].view(whole, seq_len)[::every]
+    for start in range(0, len(x), batch_size):
         yield x[start : start + batch_size], y[start : start + batch_size]
     rest = ids[whole * seq_len :]
-    if len(rest) > 1:
+    if len(rest) > 1 and whole % every == 0:
         yield rest[None, :-1], rest[None, 1:]
 
 

@@ -91,6 +91,7 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     hashes = {file.name: trust.sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
     hashes["counters"] = trust.sha256_of(counters)
     hashes["model"] = trust.sha256_of(state.model.config.model_dump())
+    hashes |= {} if state.text is None else {"text": state.text}
     _write_text(part / "state.json", json.dumps({**counters, "sha256": hashes}, indent=2) + "\n")
     for file in part.iterdir():
         _sync(file)
@@ -101,14 +102,14 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
 def load_checkpoint(folder: Path, state: TrainingState) -> None:
     """Put the latest checkpoint into a fresh state: weights, moments, random states, counters.
 
-    Raises: CheckpointError naming the file and the reason.
+    Raises: CheckpointError naming the file and the reason, also if the state knows its text and
+    that is another one.
     """
-    checkpoint = pointed(folder, "latest")
-    counters, model_hash = trust.verified_counters(folder, checkpoint)
-    if counters["step"] == 0:
+    checkpoint, (counters, model_hash, text) = trust.resumable(folder)
+    if None not in (text, state.text) and text != state.text:
         raise CheckpointError(
-            f"{folder} was imported and has no training state to resume; generate with it, or "
-            f"train a new model in another paths.output_dir"
+            f"{folder}: the text is not the one that the run began with; put it back, or train a "
+            f"new model in another paths.output_dir"
         )
     path = checkpoint / "training_state.safetensors"
     tensors = trust.read_tensors(path, _wanted_tensors(state), optional={"dropout_cuda"})
@@ -145,7 +146,7 @@ def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
     Needs nothing but the run folder, in which a training may go on and save meanwhile.
     Raises: CheckpointError naming the file and the reason.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     for attempts_left in reversed(range(10)):
         before = trust.last_save(folder)
         try:
@@ -167,7 +168,7 @@ def _load_model(folder: Path, which: Which) -> TrainedModel:
             f"or name another folder with --model-path"
         )
     checkpoint = pointed(folder, which)
-    _, model_hash = trust.verified_counters(folder, checkpoint)
+    _, model_hash, _ = trust.verified(folder, checkpoint)
     trust.check_small(folder / "config.hocon")
     trust.check_small(folder / "vocab.txt", trust.LARGEST_VOCABULARY)
     try:

@@ -8,6 +8,7 @@ config.hocon in the repository root sets every key to what was measured to work 
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -28,7 +29,19 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
-Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # ~ is the home
+
+
+def _without_controls(value: str) -> str:
+    if set(value) & set("\n\t\r\b\f"):
+        raise ValueError(
+            f"{value!r} holds a line break, a tab or the like: between quotes \\n and \\t mean "
+            f"these; write / or \\\\ in a path"
+        )
+    return value
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_without_controls)]
+Place = Annotated[Name, AfterValidator(os.path.expanduser)]  # ~ is the home
 
 
 def _not_zero(value: int) -> int:
@@ -78,7 +91,7 @@ class DeviceConfig(_Section):
 class TrainingConfig(_Section):
     """The data and the optimization."""
 
-    dataset: Annotated[str, Field(min_length=1)] = "fables"
+    dataset: Name = "fables"
     data_dir: Place = "data"
     num_workers: NonNegativeInt = 0
     seq_len: PositiveInt = 128
@@ -187,7 +200,16 @@ def _explain(error: ValidationError) -> str:
             given = given if len(given) <= 80 else f"{given[:80]} ..."
             text = (f"{key}: " if key else "") + f"{reason}, but it is {given}"
             text += "; write it in quotes" if first["type"] == "string_type" else ""
+            text += _spelling(first["input"])
     return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _spelling(value: object) -> str:
+    """How HOCON writes what was meant: true, null, 0.5."""
+    meant = {"True": "true", "False": "false", "None": "null"}.get(str(value), "")
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\.?\d+\.?\d*(e[+-]?\d+)?", value):
+        meant = f"{float(value):g}, without quotes"
+    return f"; write {meant}" if meant else ""
 
 
 def _nearest(location: tuple[str | int, ...]) -> str:

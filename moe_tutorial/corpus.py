@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -34,8 +35,10 @@ def load_corpus(dataset: str, data_dir: str | Path = "data", num_workers: int = 
     """Read a corpus by name and split it.
 
     dataset: "fables" and "passage" (built in); "tiny_shakespeare" (downloaded once into data_dir,
-    or put there by hand); the path of a UTF-8 text file; the folder of a Hugging Face dataset, or
-    its name on the hub, "name" or "name:subset". Line ends and all characters are kept as they are.
+    or put there by hand); the path of a UTF-8 text file, or of a folder of them (.txt, also in
+    folders below, by name; train.txt and validation.txt alone are the two parts); the folder of a
+    Hugging Face dataset, or its name on the hub, "name" or "name:subset". Line ends and all
+    characters are kept as they are.
     num_workers: processes that prepare a Hugging Face dataset; 0 for none beside this one.
     Raises: ValueError or OSError, one line, saying what to do.
     """
@@ -47,6 +50,11 @@ def load_corpus(dataset: str, data_dir: str | Path = "data", num_workers: int = 
     if path.is_file():
         return split_text(read_text(path))
     if path.is_dir():
+        texts = sorted(path.rglob("*.txt"))
+        if [text.name for text in texts] == ["train.txt", "validation.txt"]:
+            return Corpus(*map(read_text, texts))
+        if texts and not any(path.rglob("*.arrow")):
+            return split_text("".join(map(_ending_with_a_line, map(read_text, texts))))
         return load_hugging_face(str(path), num_workers=num_workers)
     if path.exists():
         raise ValueError(f"dataset {dataset!r} is neither a file nor a folder; {CHOICES}")
@@ -63,16 +71,26 @@ CHOICES = (
 
 
 def read_text(path: str | Path) -> str:
-    """A whole UTF-8 file, byte for byte. Raises: ValueError if it is empty or not UTF-8."""
+    """A whole UTF-8 file, byte for byte, but for a byte order mark, which is left out aloud.
+
+    Raises: ValueError if it is empty or not UTF-8.
+    """
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8 in a text editor"
         ) from None
+    if text.startswith("\ufeff"):
+        print(f"{path}: the byte order mark at its beginning is left out", file=sys.stderr)
+        text = text[1:]
     if not text:
         raise ValueError(f"{path} is empty; a corpus needs some text")
     return text
+
+
+def _ending_with_a_line(text: str) -> str:
+    return text if text.endswith(("\n", "\r")) else text + "\n"
 
 
 def split_text(text: str, validation_share: float = VALIDATION_SHARE) -> Corpus:
@@ -183,27 +201,27 @@ def ngram_losses(train: str, validation: str, max_order: int) -> list[float]:
     """
     if not validation:
         raise ValueError("the validation text is empty; use a longer corpus")
-    symbols = {char: i for i, char in enumerate(sorted(set(train + validation)))}
-    chars = torch.tensor([symbols[char] for char in train + validation])
-    in_train = torch.arange(len(chars)) < len(train)
+    code_points = bytearray((train + validation).encode("utf-32-le", "surrogatepass"))
+    symbols, chars = torch.unique(
+        torch.frombuffer(code_points, dtype=torch.int32), return_inverse=True
+    )
+    cut, size = len(train), len(symbols)
     history = torch.zeros_like(chars)  # id of the n - 1 characters before each position
-    probs = torch.full((len(chars),), 1 / len(symbols), dtype=torch.float64)
+    probs = torch.full((len(validation),), 1 / size, dtype=torch.float64)
     losses = []
     for order in range(1, max_order + 1):
         if order > 1:  # one character further back: a new id for each different history
-            older = chars.roll(order - 1)
-            history = torch.unique(history * len(symbols) + older, return_inverse=True)[1]
-        pairs, pair = torch.unique(history * len(symbols) + chars, return_inverse=True)
+            history = torch.unique(history * size + chars.roll(order - 1), return_inverse=True)[1]
+        pairs, pair = torch.unique(history * size + chars, return_inverse=True)
         # A history must not reach back across the start of its own text.
-        complete = torch.arange(len(chars)) >= torch.where(in_train, 0, len(train)) + order - 1
-        pair_count = pair[in_train & complete].bincount(minlength=len(pairs))
-        history_of_pair = pairs // len(symbols)
-        size = int(history.max()) + 1
-        history_count = torch.zeros(size).long().index_add_(0, history_of_pair, pair_count)
-        kinds = history_of_pair[pair_count > 0].bincount(minlength=size)
-        seen = complete & (history_count[history] > 0)
-        h = history[seen]
-        numerator = pair_count[pair[seen]] + kinds[h] * probs[seen]
-        probs[seen] = numerator / (history_count[h] + kinds[h])
-        losses.append(-float(probs[len(train) :].log().mean()))
+        pair_count = pair[order - 1 : cut].bincount(minlength=len(pairs))
+        history_of_pair = pairs // size
+        different = int(history.max()) + 1
+        history_count = torch.zeros(different).long().index_add_(0, history_of_pair, pair_count)
+        kinds = history_of_pair[pair_count > 0].bincount(minlength=different)
+        seen = history_count[history[cut:]] > 0
+        seen[: order - 1] = False
+        h, c = history[cut:][seen], pair[cut:][seen]
+        probs[seen] = (pair_count[c] + kinds[h] * probs[seen]) / (history_count[h] + kinds[h])
+        losses.append(-float(probs.log().mean()))
     return losses

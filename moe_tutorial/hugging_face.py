@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from moe_tutorial.checkpoint import load_model, save_checkpoint, start_run_folder
-from moe_tutorial.config import Config, TrainingConfig, validate_config
+from moe_tutorial.config import Config, TrainingConfig, change_inference, validate_config
 from moe_tutorial.families import (
     FAMILIES,
     KEYS,
@@ -33,6 +33,8 @@ from moe_tutorial.trust import CheckpointError, read_tensors
 
 _LARGEST_CONFIG = 2**20  # bytes of a JSON file that is read
 _LARGEST_TOKENIZER = 2**24
+# What config.json does not tell: where things lie on this machine, and words of the text.
+PRIVATE = {"paths": True, "training": {"dataset", "data_dir"}, "inference": {"prompt"}}
 REASONS = {
     "num_key_value_heads": "every query head has its own keys and values, no grouped queries",
     "rope_parameters": "RoPE is not stretched",
@@ -50,8 +52,8 @@ def export(run_folder: str | Path, out_folder: str | Path) -> str:
     """Write the model of a run folder as transformers reads it; return the name of the class.
 
     The folder gets config.json, model.safetensors, tokenizer.json and tokenizer_config.json, all or
-    nothing. AutoModelForCausalLM and AutoTokenizer load them. The whole configuration goes along in
-    config.json under "moe_tutorial", so that `import_` can restore it.
+    nothing. AutoModelForCausalLM and AutoTokenizer load them. The configuration goes along in
+    config.json under "moe_tutorial", so that `import_` can restore it, but for paths and prompt.
     Their `generate` has no sliding window: the texts agree up to max_seq_len + 1 characters.
     Raises: CheckpointError if the run folder cannot be loaded; ValueError if the architecture has
     no counterpart or out_folder is not empty. Chapter 10.
@@ -67,7 +69,7 @@ def export(run_folder: str | Path, out_folder: str | Path) -> str:
         "experts_implementation": "eager",  # their grouped kernel needs widths divisible by 4
         # Their f sums to top_k, ours to 1. They pool the layers, so one layer alone is the same.
         "router_aux_loss_coef": config.model.load_balancing_loss_coef / config.model.top_k,
-        "moe_tutorial": config.model_dump(),
+        "moe_tutorial": config.model_dump(exclude=PRIVATE),
     }
     tokenizer_settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -91,12 +93,17 @@ def import_(hf_folder: str | Path, run_folder: str | Path) -> None:
     Raises: CheckpointError naming what cannot be read or is not built here; ValueError if
     run_folder is not empty. Chapter 10.
     """
-    folder = Path(hf_folder)
+    folder = Path(hf_folder).expanduser()
     tokenizer = _read_tokenizer(folder / "tokenizer.json")
     config = _read_config(folder / "config.json", tokenizer)
     with torch.device("meta"):  # names and shapes only
         model = MoELanguageModel(config.model, tokenizer.vocab_size)
     wanted = to_hugging_face(model.state_dict(), config.model)
+    if (folder / "model.safetensors.index.json").exists():
+        raise CheckpointError(
+            f"{folder}: its weights are in several files (model.safetensors.index.json); save the "
+            f'model again with max_shard_size="50GB"'
+        )
     weights = read_tensors(folder / "model.safetensors", wanted)
     weights = {name: tensor.float() for name, tensor in weights.items()}
     model.load_state_dict(to_ours(weights, config.model), assign=True)
@@ -126,7 +133,7 @@ def tokenizer_json(tokenizer: CharTokenizer) -> Settings:
 def _read_config(path: Path, tokenizer: CharTokenizer) -> Config:
     """The configuration that config.json describes, if `export` would describe it the same way."""
     found = _read_json(path, _LARGEST_CONFIG)
-    values = found.get("moe_tutorial") or _described(found, path, tokenizer)
+    values = found.get("moe_tutorial") or _described(found, path)
     config = validate_config(values, str(path))
     wanted = architecture_settings(config.model, tokenizer.vocab_size)
     chunk = found.get("attention_chunk_size")
@@ -139,10 +146,14 @@ def _read_config(path: Path, tokenizer: CharTokenizer) -> Config:
                 f"{path}: {key}={_short(found.get(key))} cannot be imported; this library's model "
                 f"has {value!r} there{reason}"
             )
-    return config
+    if config.inference.prompt is not None:
+        return config
+    symbols = tokenizer.int_to_char
+    prompt = {"prompt": next(filter(str.isalpha, symbols), symbols[0])}
+    return config.model_copy(update={"inference": change_inference(config.inference, prompt)})
 
 
-def _described(found: Settings, path: Path, tokenizer: CharTokenizer) -> dict[str, Settings]:
+def _described(found: Settings, path: Path) -> dict[str, Settings]:
     """The configuration of a model from elsewhere; what transformers does not know by default."""
     family = next((f for f in FAMILIES if f.model_type == found.get("model_type")), None)
     if family is None:
@@ -159,12 +170,7 @@ def _described(found: Settings, path: Path, tokenizer: CharTokenizer) -> dict[st
             f"{path}: not as transformers 5 writes it ({error!r}); load and save the model there"
         ) from None
     model |= {"router": family.router, "shared_expert": family.shared_expert, "dropout": 0.0}
-    symbols = tokenizer.int_to_char
-    return {
-        "model": model,
-        "training": {"seq_len": seq_len},
-        "inference": {"prompt": next(filter(str.isalpha, symbols), symbols[0])},
-    }
+    return {"model": model, "training": {"seq_len": seq_len}}
 
 
 def _short(value: object) -> str:
@@ -217,6 +223,7 @@ def _write_json(path: Path, content: Settings) -> None:
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder beside the wanted one, moved into its place when everything is written."""
+    folder = folder.expanduser()
     if folder.resolve() == Path.cwd():
         raise ValueError(f"{folder} is the current folder; name a new folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

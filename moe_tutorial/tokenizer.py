@@ -3,6 +3,7 @@
 Shape letters: T characters, V symbols in the vocabulary.
 """
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
@@ -51,10 +52,15 @@ class CharTokenizer:
         try:
             ids = [self.char_to_int[char] for char in text]
         except KeyError as error:
-            char = error.args[0]
+            char, advice = error.args[0], "leave it out or replace it"
+            for form in ("NFC", "NFD"):  # two ways to write accents, which look the same
+                if set(unicodedata.normalize(form, text)) <= self.char_to_int.keys():
+                    advice = (
+                        f"write it as unicodedata.normalize({form!r}, text), as the corpus does"
+                    )
             raise ValueError(
                 f"unknown character {char!r} at position {text.index(char)}: it is not one of the "
-                f"{self.vocab_size} characters of the vocabulary; leave it out or replace it"
+                f"{self.vocab_size} characters of the vocabulary; {advice}"
             ) from None
         return torch.tensor(ids, dtype=torch.long)
 

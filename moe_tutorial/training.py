@@ -20,6 +20,9 @@ from moe_tutorial.model import ModelOutput, MoELanguageModel
 from moe_tutorial.moe import expert_load, load_balancing_loss
 
 Forward = Callable[[Tensor], ModelOutput]  # tokens (B, T) -> logits and routings of all of them
+Stop = Callable[[], bool]  # whether somebody asked to stop
+SAMPLE = 32_768  # characters; no more held-out text than this is always measured whole
+MOST_LOGITS = 2**23  # of one batch of the evaluation: 32 MiB
 BETAS = (0.9, 0.99)  # the second is below AdamW's usual 0.999, because these runs are short
 
 
@@ -40,7 +43,7 @@ class StepRecord(NamedTuple):
     seconds: float  # since the start, all sessions and everything between the steps counted
     progress: float  # share of the limits that is used up; the last step reaches 1
     expert_load: Tensor  # (L, E) share of assignments per expert
-    validation_loss: float | None  # nats per character of the whole validation text, if measured
+    validation_loss: float | None  # nats per character of held-out text, if measured
 
 
 @dataclass
@@ -55,6 +58,7 @@ class TrainingState:
     validation_loss: float | None = None  # the last one measured
     best_validation_loss: float | None = None
     best_step: int | None = None  # where it was measured
+    text: str | None = None  # hash of what it is trained on, if known
 
 
 def start_training(model: MoELanguageModel, config: TrainingConfig) -> TrainingState:
@@ -101,26 +105,50 @@ def next_character_loss(logits: Tensor, targets: Tensor, reduction: str = "mean"
 
 
 @torch.no_grad()
-def evaluate(model: MoELanguageModel, ids: Tensor, seq_len: int, batch_size: int = 64) -> float:
-    """Mean loss over a whole text, cross-entropy alone, in nats per character.
+def evaluate(
+    model: MoELanguageModel, ids: Tensor, seq_len: int, every: int = 1, stop: Stop = lambda: False
+) -> float | None:
+    """Mean loss over each every-th window of a text, cross-entropy alone, in nats per character.
 
-    Dropout is off meanwhile; the model comes back in the mode it was in. Shapes: ids (N_ids,).
+    Dropout is off meanwhile; the model comes back in the mode it was in. None if stop() became
+    true before the end. Memory is bounded by MOST_LOGITS, whatever the vocabulary.
+    Shapes: ids (N_ids,).
     """
     was_training = model.training
     model.eval()
-    total = 0.0
-    for x, y in evaluation_batches(ids, batch_size, seq_len):
+    batch_size = max(1, min(64, MOST_LOGITS // (seq_len * model.head.out_features)))
+    total, count = 0.0, 0
+    for x, y in evaluation_batches(ids, batch_size, seq_len, every):
         total += next_character_loss(model(x).logits, y, reduction="sum").item()
+        count += y.numel()
+        if stop():
+            break
     model.train(was_training)
-    return total / (len(ids) - 1)
+    return None if stop() else total / count
 
 
-def measure(state: TrainingState, validation_ids: Tensor, seq_len: int) -> None:
-    """Evaluate, and remember whether this is the best step so far."""
-    state.validation_loss = evaluate(state.model, validation_ids, seq_len)
-    best = state.best_validation_loss
-    if best is None or state.validation_loss < best:
-        state.best_validation_loss, state.best_step = state.validation_loss, state.step
+def sample_every(num_characters: int, config: TrainingConfig) -> int:
+    """Of how many held-out windows one is measured on the way; 1: all of them.
+
+    At most a quarter of the characters trained between two measurements: reading without learning
+    takes a third of the time, so measuring stays below a tenth (of a long text; with a few steps
+    between two measurements, SAMPLE characters may take more).
+    """
+    trained = config.eval_steps * config.batch_size * config.seq_len
+    return math.ceil(num_characters / max(SAMPLE, trained // 4))
+
+
+def measure(
+    state: TrainingState, validation_ids: Tensor, config: TrainingConfig, stop: Stop
+) -> float | None:
+    """Evaluate on the sample, and remember whether this is the best step so far."""
+    every = sample_every(len(validation_ids), config)
+    loss = evaluate(state.model, validation_ids, config.seq_len, every, stop)
+    if loss is not None:
+        state.validation_loss, best = loss, state.best_validation_loss
+        if best is None or loss < best:
+            state.best_validation_loss, state.best_step = loss, state.step
+    return loss
 
 
 class Update(NamedTuple):
@@ -166,14 +194,14 @@ def train(
     validation_ids: Tensor,
     config: TrainingConfig,
     forward: Forward | None = None,
+    stop: Stop = lambda: False,
 ) -> Iterator[StepRecord]:
     """Train step by step, yielding a record after each, until the first limit is reached.
 
     The state is complete at every yield: saved there and loaded later, training goes on as if it
     had not stopped (bit for bit on one machine and thread count, unless max_seconds steers it).
-    forward: what computes the outputs of a batch; the model itself if it is None.
-    Shapes: train_ids and validation_ids (N_ids,) int64 on the model's device.
-    Raises: NonFiniteLoss as `update`; ValueError if a text is shorter than one window.
+    forward: what computes the outputs of a batch (None: the model). stop: ends a measurement early.
+    Shapes: both texts (N_ids,) int64 on the model's device. Raises: as `update`, `random_batch`.
     """
     epoch_steps = steps_per_epoch(len(train_ids), config)
     done = progress(state.step, state.seconds, epoch_steps, config)
@@ -187,9 +215,9 @@ def train(
         step_ended = time.perf_counter()
         state.seconds = step_ended - started
         done = progress(state.step, state.seconds, epoch_steps, config)
-        if measured := (state.step % config.eval_steps == 0 or done == 1):
-            measure(state, validation_ids, config.seq_len)
-            state.seconds = time.perf_counter() - started
+        due = state.step % config.eval_steps == 0 or done == 1
+        loss = measure(state, validation_ids, config, stop) if due else None
+        state.seconds = time.perf_counter() - started if due else state.seconds
         yield StepRecord(
             step=state.step,
             epoch=state.step / epoch_steps,
@@ -197,6 +225,6 @@ def train(
             tokens_per_second=x.numel() / (step_ended - step_started),
             seconds=state.seconds,
             progress=done,
-            validation_loss=state.validation_loss if measured else None,
+            validation_loss=loss,
             **updated._asdict(),
         )

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -65,18 +65,23 @@ def pointed(folder: Path, which: Which) -> Path:
     return pointer.parent / name
 
 
-def verified_counters(folder: Path, checkpoint: Path) -> tuple[dict[str, float | None], str | None]:
-    """Counters and the hash of the model section, after comparing all files with their hashes.
+class Verified(NamedTuple):
+    """What state.json says, once all files have the hashes that it names."""
 
-    Raises: CheckpointError naming the file and the reason.
-    """
+    counters: dict[str, float | None]
+    model: str | None  # hash of the section model; None: saved by an early version
+    text: str | None  # hash of the text, if it was known
+
+
+def verified(folder: Path, checkpoint: Path) -> Verified:
+    """Compare all files with their hashes. Raises: CheckpointError naming file and reason."""
     path = checkpoint / "state.json"
     check_small(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         counters = {key: content[key] for key in COUNTERS}
         hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
-        optional = {name: content["sha256"].get(name) for name in ("counters", "model")}
+        optional = {name: content["sha256"].get(name) for name in ("counters", "model", "text")}
         if content["sha256"].keys() - hashes.keys() - optional.keys():
             raise ValueError("a hash of something unknown")
         _check_counters(counters, checkpoint.name)
@@ -94,7 +99,19 @@ def verified_counters(folder: Path, checkpoint: Path) -> tuple[dict[str, float |
             f"{folder / 'vocab.txt'} is not the vocabulary that {checkpoint.name} was trained "
             f"with; put back the vocab.txt that was saved with it"
         )
-    return counters, optional["model"]
+    return Verified(counters, optional["model"], optional["text"])
+
+
+def resumable(folder: Path) -> tuple[Path, Verified]:
+    """The latest checkpoint. Raises: CheckpointError, also if it is an imported model's."""
+    checkpoint = pointed(folder, "latest")
+    found = verified(folder, checkpoint)
+    if found.counters["step"] == 0:
+        raise CheckpointError(
+            f"{folder} was imported and has no training state to resume; generate with it, or "
+            f"train a new model in another paths.output_dir"
+        )
+    return checkpoint, found
 
 
 def check_model(folder: Path, model: ModelConfig, saved: str | None) -> None:

@@ -70,9 +70,10 @@ def test_no_text_is_normalized_by_tokenizer_or_vocabulary_file(text):
 @example("")
 @example("\ufeffa\r\nb\rc\x85d\u2028e")
 def test_a_corpus_is_its_file_character_by_character_or_refused(text):
-    """No normalization: byte-order mark, line ends and combining marks stay as they are."""
+    """No normalization: line ends and combining marks stay; a byte order mark goes, said aloud."""
     content = text.encode("utf-8", errors="surrogatepass")
     corpus, line = corpus_of(content)
+    text = text.removeprefix("\ufeff")
     if corpus is not None:
         assert "".join(corpus) == text
         ids = CharTokenizer.fit(text).encode(corpus.train)

@@ -50,7 +50,7 @@ def test_an_expected_error_is_stored_without_paths(executed):
 
 def test_metadata_and_widget_models_are_dropped(executed):
     notebook = nbformat.read(executed, as_version=4)
-    assert set(notebook.metadata) == {"kernelspec"}
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
     assert notebook.cells[2].metadata == {"tags": ["raises-exception"]}
     assert set(notebook.cells[3].outputs[0].data) == {"text/plain"}
 

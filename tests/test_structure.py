@@ -108,8 +108,10 @@ def test_ids_are_unique_and_readable(chapter):
 def test_metadata_is_kernel_tags_and_hidden_sources(chapter):
     notebook = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    assert set(notebook["metadata"]) == {"kernelspec"}
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    # Without the ending, `nbconvert --to script` writes .txt.
+    assert notebook["metadata"]["language_info"] == {"name": "python", "file_extension": ".py"}
     for cell in cells(chapter):
         assert set(cell.raw["metadata"]) <= {"tags", "jupyter"}, cell.id
 

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {"file_extension": ".py", "name": "python"}  # for `nbconvert --to script`
 STRIP = (
     "--keep-output", "--keep-count", "--keep-id",
     "--extra-keys", "metadata.language_info.version cell.metadata.execution metadata.widgets",
@@ -55,7 +56,7 @@ def execute(path: Path) -> None:
 
 def normalize(notebook: NotebookNode) -> None:
     """Keep ids, tags and hidden sources; drop what differs from run to run."""
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     for cell in notebook.cells:
         kept = {key: cell.metadata[key] for key in ("jupyter", "tags") if key in cell.metadata}
         cell.metadata = nbformat.from_dict(kept)

@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from os.path import expanduser
 
 from moe_tutorial.command.terminal import COMMAND, EXIT_FAILED, EXIT_WRONG_USE, reason
 
@@ -24,11 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # started with it closed, as by `train >&-`
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console may not know every character
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")  # one bad line must not end all others
+    _set_encodings()
     try:
         return args.command(args)
     except KeyboardInterrupt:
@@ -52,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return getattr(error, "code", EXIT_WRONG_USE if wrong_use else EXIT_FAILED)
 
 
+def _set_encodings() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A file or a pipe gets every character; a console may not know some.
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+    if hasattr(sys.stdin, "reconfigure"):  # one bad line must not end all others
+        encoding = None if sys.stdin.isatty() else "utf-8-sig"
+        sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     parser = argparse.ArgumentParser(
@@ -66,13 +73,19 @@ def build_parser() -> argparse.ArgumentParser:
         "export", help="write a model as Hugging Face's transformers read it"
     )
     export.set_defaults(command=_export)
-    export.add_argument("--to", metavar="DIR", required=True, help="a new folder")
-    export.add_argument("--model-path", metavar="DIR", help="run folder written by train")
+    export.add_argument("--to", metavar="DIR", type=expanduser, required=True, help="a new folder")
+    export.add_argument(
+        "--model-path", metavar="DIR", type=expanduser, help="run folder written by train"
+    )
     import_ = commands.add_parser("import", help="the way back: write a run folder")
     import_.set_defaults(command=_import)
     source_help = "folder written by export or by save_pretrained"
-    import_.add_argument("--from", metavar="DIR", required=True, dest="source", help=source_help)
-    import_.add_argument("--to", metavar="RUN_FOLDER", required=True, help="a new folder")
+    import_.add_argument(
+        "--from", metavar="DIR", type=expanduser, required=True, dest="source", help=source_help
+    )
+    import_.add_argument(
+        "--to", metavar="RUN_FOLDER", type=expanduser, required=True, help="a new folder"
+    )
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -80,7 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.set_defaults(command=_train)
-    train.add_argument("--config", metavar="F", help="HOCON file; default: config.hocon")
+    train.add_argument(
+        "--config", metavar="F", type=expanduser, help="HOCON file; default: config.hocon"
+    )
     override = {"action": "append", "nargs": "+", "default": [], "dest": "overrides"}
     override_help = "replace keys of the configuration, as in training.epochs=1"
     train.add_argument("--set", metavar="KEY=VALUE", help=override_help, **override)
@@ -91,7 +106,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.set_defaults(command=_generate)
-    generate.add_argument("--model-path", metavar="DIR", help="run folder written by train")
+    generate.add_argument(
+        "--model-path", metavar="DIR", type=expanduser, help="run folder written by train"
+    )
     source = generate.add_mutually_exclusive_group()
     source.add_argument("--prompt", metavar="P", nargs="+", help="text to continue, one or several")
     source.add_argument("--interactive", "-i", action="store_true", help="ask for prompts")
@@ -133,6 +150,8 @@ def _export(args: argparse.Namespace) -> int:
     print(f"saved in {shlex.quote(args.to)} as {architecture}; transformers loads it with")
     print(f"  AutoModelForCausalLM.from_pretrained({args.to!r})")
     print(f"  AutoTokenizer.from_pretrained({args.to!r})")
+    print("to pad a batch: tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)")
+    print("                tokenizer.padding_side = 'left'")
     return 0
 
 

@@ -1,6 +1,5 @@
-"""The run folder: taken by one training alone, free of other people's files, of the same text."""
+"""The run folder: taken by one training alone, and free of other people's files."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from moe_tutorial.config import ConfigError, dump_config, load_snapshot
-from moe_tutorial.corpus import Corpus
 from moe_tutorial.tokenizer import CharTokenizer
 
 FIRST_FILES = {"training.lock", "training.pid", "checkpoints", "config.hocon.part"}
-LATER_FILES = {"config.hocon", "vocab.txt", "corpus.sha256", "metrics.jsonl", "metrics.part",
-               "train.log", "history.png"}  # fmt: skip
+LATER_FILES = {"config.hocon", "vocab.txt", "metrics.jsonl", "metrics.part", "train.log",
+               "history.png"}  # fmt: skip
 
 
 @contextmanager
@@ -24,7 +22,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises: OSError if one does, or if a link in it could lead the training to other files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    place = folder.resolve() if folder.is_symlink() else folder  # it may lead to nothing yet
+    place.mkdir(parents=True, exist_ok=True)
     _check_no_links(folder)
     try:
         with FileLock(folder / "training.lock", timeout=0):  # a killed process holds it no more
@@ -84,12 +83,13 @@ def move_aside(folder: Path) -> None:
             f"{folder} holds a run and cannot be moved aside, because it is the current folder; "
             f"go on with --resume, or choose another folder with --set paths.output_dir=DIR"
         )
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+    number, real = 1, folder.resolve()  # a link stays, and goes on to lead to the same disk
+    while (aside := real.with_name(f"{real.name}.old-{number}")).exists():
         number += 1
     with alone_in(folder):
         pass  # nobody is training in it
-    folder.rename(aside)
+    real.rename(aside)
+    aside = aside if folder.is_symlink() else folder.with_name(aside.name)
     print(f"the earlier run in {folder} is now in {aside}", flush=True)
 
 
@@ -101,29 +101,3 @@ def check_same_vocabulary(folder: Path, tokenizer: CharTokenizer) -> None:
             f"{folder / 'vocab.txt'} has {saved.vocab_size} symbols, but the corpus has "
             f"{tokenizer.vocab_size}, not the same ones: a run resumes on the text it began with"
         )
-
-
-def check_same_text(folder: Path, corpus: Corpus) -> None:
-    """Raise ValueError if the run was begun with another text.
-
-    Losses on another held-out text cannot be compared; it may have been trained on, besides.
-    """
-    path = folder / "corpus.sha256"  # runs of an earlier version have none
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        saved = file.read(100).strip()
-    if saved not in (b"", _hash(corpus).encode()):  # empty: a power cut came before its content
-        raise ValueError(
-            f"{path}: the text is not the one that the run began with; put it back, train a new "
-            f"model in another paths.output_dir, or remove this file to go on with the new text"
-        )
-
-
-def write_text_hash(folder: Path, corpus: Corpus) -> None:
-    """Remember the text by its content: the same text at another path is the same."""
-    (folder / "corpus.sha256").write_text(_hash(corpus) + "\n", encoding="ascii")
-
-
-def _hash(corpus: Corpus) -> str:
-    return hashlib.sha256("\0".join(corpus).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,5 +1,6 @@
 """One training run in its folder: from a configuration to a trained model with its logs."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from moe_tutorial.processes.distributed import from_first, is_first, processes, 
 from moe_tutorial.sampling import check_sampling
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord
+from moe_tutorial.trust import resumable
 
 
 @dataclass
@@ -53,6 +55,10 @@ def open_run(config: Config, *, resume: bool) -> Iterator[Run]:
     )
     # The list of symbols is all that is taken from the validation text.
     tokenizer = CharTokenizer.fit(corpus.train + corpus.validation)
+    folder = Path(config.paths.output_dir)
+    if resume and is_first() and checkpoint.has_checkpoint(folder):
+        resumable(folder)
+        run_folder.check_same_vocabulary(folder, tokenizer)
     run = _fresh_run(config, corpus, tokenizer, device)
     # The first of several processes alone touches the folder.
     with _take_folder(run, tokenizer, resume) if is_first() else nullcontext():
@@ -71,11 +77,14 @@ def _fresh_run(
     inference = config.inference.model_copy(update={"prompt": prompt})
     torch.manual_seed(config.training.seed)
     model = MoELanguageModel(config.model, tokenizer.vocab_size).to(device)
+    state = training.start_training(model, config.training)
+    # The content decides, and the split: the same text at another path is the same.
+    state.text = hashlib.sha256("\0".join(corpus).encode("utf-8", "surrogatepass")).hexdigest()
     return Run(
         folder=Path(config.paths.output_dir),
         config=config.model_copy(update={"inference": inference}),
         corpus=corpus,
-        state=training.start_training(model, config.training),
+        state=state,
         forward=model,
         train_ids=train_ids.to(device),
         validation_ids=validation_ids.to(device),
@@ -91,14 +100,11 @@ def _take_folder(run: Run, tokenizer: CharTokenizer, resume: bool) -> Iterator[N
         run_folder.move_aside(folder)
     with run_folder.alone_in(folder):
         if checkpoint.has_checkpoint(folder):
-            run_folder.check_same_vocabulary(folder, tokenizer)
-            run_folder.check_same_text(folder, run.corpus)
             checkpoint.load_checkpoint(folder, run.state)
             checkpoint.write_snapshot(folder, run.config)  # its limits may have changed
         else:
             run_folder.check_free(folder)
             checkpoint.start_run_folder(folder, run.config, tokenizer)
-        run_folder.write_text_hash(folder, run.corpus)
         log.cut_metrics(folder, run.state.step)
         yield
 
@@ -109,21 +115,25 @@ def describe(run: Run) -> str:
     device = run.train_ids.device
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     together = f" in each of {processes()} processes" if processes() > 1 else ""
+    every = training.sample_every(len(run.validation_ids), run.config.training)
+    sample = f" (one window of {every} on the way, all at the end)" if every > 1 else ""
     return (
         f"{visible(run.config.training.dataset)}: {len(run.train_ids):,} characters to train on, "
-        f"{len(run.validation_ids):,} held out, {run.state.model.head.out_features} symbols; "
+        f"{len(run.validation_ids):,} held out{sample}, "
+        f"{run.state.model.head.out_features} symbols; "
         f"{total:,} parameters, {active:,} active per character; {device}{threads}{together}; "
         f"{'from the start' if run.state.step == 0 else f'resumed after step {run.state.step}'}"
     )
 
 
-def train_in_folder(run: Run) -> Iterator[StepRecord]:
+def train_in_folder(run: Run, stop: training.Stop = lambda: False) -> Iterator[StepRecord]:
     """Train, write metrics.jsonl, train.log and checkpoints on the way, and yield every record.
 
-    Of several processes, the first one writes.
+    Of several processes, the first one writes. stop: asked while it measures.
     """
     settings = run.config.training
-    steps = training.train(run.state, run.train_ids, run.validation_ids, settings, run.forward)
+    texts = run.train_ids, run.validation_ids
+    steps = training.train(run.state, *texts, settings, run.forward, stop)
     if not is_first():
         yield from steps
         return

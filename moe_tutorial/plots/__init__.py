@@ -1,6 +1,6 @@
 """Figures, each a function from data to a matplotlib Figure; one file per chapter."""
 
-from moe_tutorial.plots.base import COLORS, EXPERT_COLORS, STYLES, png, visible
+from moe_tutorial.plots.base import COLORS, EXPERT_COLORS, STYLES, png, tick_label, visible
 from moe_tutorial.plots.ch01 import order_figure, pair_figure, symbol_figure
 from moe_tutorial.plots.ch02 import ids_figure, vocabulary_growth_figure
 from moe_tutorial.plots.ch03 import split_figure, target_counts_figure, windows_figure

@@ -1,10 +1,13 @@
 """What all figures share."""
 
+import functools
 import io
 from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ft2font import FT2Font
 from torch import Tensor
 
 # Okabe & Ito 2008: told apart by readers with any color vision.
@@ -17,6 +20,17 @@ MARKERS = ("o", "s", "^", "D")
 def visible(char: str) -> str:
     """One drawable symbol for a character: a bracket below for a blank, an arrow for a newline."""
     return {" ": "\u2423", "\n": "\u21b5"}.get(char, char)
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(FT2Font(findfont(FontProperties())).get_charmap())
+
+
+def tick_label(char: str) -> str:
+    """`visible`, or the code point of a character that the font of the figures lacks."""
+    shown = visible(char)
+    return shown if ord(shown) in _glyphs() else f"U+{ord(char):04X}"
 
 
 def png(figure: Figure) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS, curves, one_panel, visible
+from moe_tutorial.plots.base import COLORS, curves, one_panel, tick_label
 
 
 def symbol_figure(counts: Mapping[str, int]) -> Figure:
@@ -13,7 +13,7 @@ def symbol_figure(counts: Mapping[str, int]) -> Figure:
     figure, axes = one_panel("symbol", "count", 3, title="How often each symbol occurs")
     ranked = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     axes.bar(range(len(ranked)), [counts[symbol] for symbol in ranked], color=COLORS[0])
-    axes.set_xticks(range(len(ranked)), [visible(symbol) for symbol in ranked])
+    axes.set_xticks(range(len(ranked)), [tick_label(symbol) for symbol in ranked])
     return figure
 
 
@@ -23,7 +23,7 @@ def pair_figure(pair_counts: Tensor, symbols: Sequence[str]) -> Figure:
     shares = pair_counts / pair_counts.sum(dim=1, keepdim=True).clamp(min=1)
     image = axes.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=1)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(len(symbols)), [visible(symbol) for symbol in symbols])
+        axis.set_ticks(range(len(symbols)), [tick_label(symbol) for symbol in symbols])
     axes.tick_params(labelsize=8)
     figure.colorbar(image, ax=axes, label="share of this row", shrink=0.8)
     return figure

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from moe_tutorial.plots.base import COLORS, STYLES, one_panel, visible
+from moe_tutorial.plots.base import COLORS, STYLES, one_panel, tick_label
 
 
 def ids_figure(text: str, ids: Sequence[int]) -> Figure:
@@ -14,7 +14,7 @@ def ids_figure(text: str, ids: Sequence[int]) -> Figure:
     axes.plot(range(len(text)), ids, "o", color=COLORS[0])
     for position, i in enumerate(ids):
         axes.annotate(str(i), (position, i), (0, 6), textcoords="offset points", ha="center")
-    axes.set_xticks(range(len(text)), [visible(char) for char in text])
+    axes.set_xticks(range(len(text)), [tick_label(char) for char in text])
     return figure
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side, visible
+from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side, tick_label
 
 
 def windows_figure(text: str, seq_len: int) -> Figure:
@@ -17,7 +17,7 @@ def windows_figure(text: str, seq_len: int) -> Figure:
         axes.barh(start, seq_len, 0.8, start - 0.5, color=COLORS[5], label="input x")
         axes.barh(start, seq_len, 0.8, start + 0.5, label="target y", **frame)
         for position in range(start, start + seq_len + 1):
-            axes.text(position, start, visible(text[position]), ha="center", va="center")
+            axes.text(position, start, tick_label(text[position]), ha="center", va="center")
     axes.set(xticks=range(len(text)), yticks=range(num_windows), xlim=(-0.7, len(text) - 0.3))
     axes.invert_yaxis()
     handles, labels = axes.get_legend_handles_labels()

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import curves, one_panel, side_by_side, visible
+from moe_tutorial.plots.base import curves, one_panel, side_by_side, tick_label
 
 
 def largest_weight_figure(
@@ -37,7 +37,7 @@ def attention_figure(
         shown = values if values[later].any() else values.masked_fill(later, torch.nan)
         image = axes.imshow(shown.numpy(), cmap="cividis", vmin=0, vmax=highest)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks(range(len(symbols)), [visible(symbol) for symbol in symbols])
+            axis.set_ticks(range(len(symbols)), [tick_label(symbol) for symbol in symbols])
         axes.tick_params(labelsize=8, length=0)
         axes.set_facecolor("white")
     figure.colorbar(image, ax=panels, label=label, shrink=0.8)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS, visible
+from moe_tutorial.plots.base import COLORS, tick_label
 
 
 def sampling_figure(
@@ -33,7 +33,7 @@ def sampling_figure(
         axes.text(0.99, 0.92, f"{name}: {len(kept)} of {len(symbols)} kept", ha="right", va="top",
                   transform=axes.transAxes)  # fmt: skip
         axes.set_ylim(0, highest)
-    panels[-1].set_xticks(range(len(symbols)), [visible(symbol) for symbol in symbols])
+    panels[-1].set_xticks(range(len(symbols)), [tick_label(symbol) for symbol in symbols])
     panels[-1].set_xlabel("next character")
     figure.supylabel("probability", fontsize="medium")
     return figure

@@ -20,7 +20,7 @@ def routing_slider(text: str, routing: Routing) -> widgets.VBox:
         char = f"<mark><b>{html.escape(plots.visible(text[position]))}</b></mark>"
         context.value = f"<code>{html.escape(before)}{char}{html.escape(after)}</code>"
         probs, chosen = routing.probs[position], routing.experts[position].tolist()
-        title = f"{plots.visible(text[position])} goes to {', '.join(map(str, chosen))}"
+        title = f"{plots.tick_label(text[position])} goes to {', '.join(map(str, chosen))}"
         return plots.png(plots.routing_figure(probs, chosen, title))
 
     return page(draw, slider, above=(context,))
