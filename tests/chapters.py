@@ -85,15 +85,21 @@ def exercise_ids(chapter: str) -> list[str]:
 
 
 def wrong_answers(chapter: str) -> dict[str, list[tuple[str, str]]]:
-    path = ROOT / "tests" / "wrong_answers" / f"ch{chapter[:2]}.py"
-    return runpy.run_path(str(path))["WRONG"] if path.exists() else {}
+    """Exercise -> wrong answers, each with a part of what its check must say."""
+    return runpy.run_path(str(ROOT / f"tests/wrong_answers/ch{chapter[:2]}.py"))["WRONG"]
+
+
+def right_answers(chapter: str) -> dict[str, list[str]]:
+    """Exercise -> answers that differ from its solution and are right as well."""
+    return runpy.run_path(str(ROOT / f"tests/right_answers/ch{chapter[:2]}.py"))["RIGHT"]
 
 
 @functools.cache
 def exercises(chapter: str) -> dict[str, Exercise]:
     """Run the cells that the exercises need once; at each exercise keep a copy of the names."""
-    answers = [answer for each in wrong_answers(chapter).values() for answer, _ in each]
-    return exercises_of(cells(chapter), answers)
+    wrong = [answer for each in wrong_answers(chapter).values() for answer, _ in each]
+    right = [answer for each in right_answers(chapter).values() for answer in each]
+    return exercises_of(cells(chapter), wrong + right)
 
 
 def exercises_of(cells: list[Cell], answers: Sequence[str] = ()) -> dict[str, Exercise]:

@@ -3,7 +3,15 @@
 import re
 
 import pytest
-from chapters import PRESENT, cells, exercise_ids, exercises, judge, wrong_answers
+from chapters import (
+    PRESENT,
+    cells,
+    exercise_ids,
+    exercises,
+    judge,
+    right_answers,
+    wrong_answers,
+)
 
 UNTOUCHED = ("not attempted yet", "the bug is still there: ")
 EXERCISES = [(chapter, i) for chapter in PRESENT for i in exercise_ids(chapter)]
@@ -13,6 +21,12 @@ WRONG = [
     for chapter in PRESENT
     for exercise, answers in wrong_answers(chapter).items()
     for n, (answer, message) in enumerate(answers)
+]
+RIGHT = [
+    pytest.param(chapter, exercise, answer, id=f"{exercise}-{n}")
+    for chapter in PRESENT
+    for exercise, answers in right_answers(chapter).items()
+    for n, answer in enumerate(answers)
 ]
 
 
@@ -68,8 +82,21 @@ def test_solution_is_correct(chapter, exercise):
 
 
 @each
-def test_exercise_has_a_wrong_answer(chapter, exercise):
-    assert wrong_answers(chapter)[exercise]
+def test_exercise_has_six_wrong_answers_of_different_kinds(chapter, exercise):
+    answers = [answer for answer, _ in wrong_answers(chapter)[exercise]]
+    assert len(set(answers)) == len(answers)
+    assert len({message for _, message in wrong_answers(chapter)[exercise]}) >= 6
+
+
+@each
+def test_exercise_has_three_right_answers_beside_its_solution(chapter, exercise):
+    answers = right_answers(chapter)[exercise]
+    assert len({*answers, exercises(chapter)[exercise].solution}) == len(answers) + 1 >= 4
+
+
+@pytest.mark.parametrize(("chapter", "exercise", "answer"), RIGHT)
+def test_right_answer_written_otherwise_is_accepted(chapter, exercise, answer):
+    assert verdict(chapter, exercise, answer).startswith("correct: ")
 
 
 @pytest.mark.parametrize(("chapter", "exercise", "answer", "message"), WRONG)

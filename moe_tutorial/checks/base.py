@@ -4,11 +4,13 @@ import ast
 import dis
 import functools
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 Comparable = Tensor | float | Sequence[float] | Sequence[Tensor]
 Mistakes = Mapping[str, object]  # what to say -> the answer that this mistake gives
@@ -132,7 +134,43 @@ def is_stub(function: Callable) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:120]
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+
+
+class _Torch(TorchFunctionMode):
+    """Remembers whether torch was used inside."""
+
+    used = False
+
+    def __torch_function__(self, func: Callable, types, args=(), kwargs=None) -> object:
+        self.used = True
+        return func(*args, **(kwargs or {}))
+
+
+def uses_torch(function: Callable, *args: object) -> bool:
+    """Whether a call of the learner's function runs anything of torch."""
+    with _Torch() as torch_inside:
+        call(function, *args)
+    return torch_inside.used
+
+
+def times_run(name: str, function: Callable, *args: object) -> int:
+    """How often a Python function of this name runs in a call of the learner's function."""
+    names: list[str] = []
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, _: event == "call" and names.append(frame.f_code.co_name))
+    try:
+        call(function, *args)
+    finally:
+        sys.setprofile(before)
+    return names.count(name)
+
+
+def gradient(result: Tensor, x: Tensor) -> Tensor | None:
+    """The gradient of the sum of result**2 with respect to x; None if none arrives."""
+    if not result.requires_grad:
+        return None
+    return torch.autograd.grad(result.square().sum(), x, retain_graph=True, allow_unused=True)[0]
 
 
 def close(answer: object, expected: object, tolerance: float = 1e-6) -> bool:
@@ -172,4 +210,10 @@ def compare(
 def compare_masks(mask: Tensor, right: Tensor, mistakes: Mapping[str, Tensor]) -> None:
     """Compare as numbers: bool tensors have no difference."""
     refuse(mask.dtype != torch.bool, f"a mask holds True and False, but this one is {mask.dtype}")
-    compare(mask.int(), right.int(), {mistake: m.int() for mistake, m in mistakes.items()})
+    otherwise = ""
+    if mask.shape == right.shape and not mask.equal(right):
+        t, s = (mask != right).nonzero()[0].tolist()
+        sees = "sees" if mask[t, s] else "does not see"
+        otherwise = f"of {len(mask)} positions, position {t} {sees} position {s}"
+    numbers = {mistake: wrong.int() for mistake, wrong in mistakes.items()}
+    compare(mask.int(), right.int(), numbers, otherwise=otherwise)

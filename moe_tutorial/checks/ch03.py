@@ -1,5 +1,7 @@
 """Checks of the exercises of chapter 03."""
 
+from collections.abc import Callable
+
 import torch
 from torch import equal
 
@@ -47,7 +49,20 @@ def check_draw(answer: object) -> str:
     again = call(answer, ids, 600, seq_len, torch.Generator().manual_seed(0))[0]
     if not equal(again, x):
         raise NotYet("the same seed gives other windows; pass the generator to torch.randint")
+    other = call(answer, ids, 600, seq_len, torch.Generator().manual_seed(1))[0]
+    refuse(equal(other, x), "every seed gives the same windows; draw with the generator given")
+    _compare_counts(answer)
     return "every start from 0 to 5 comes, none outside, and a seed repeats its draw"
+
+
+def _compare_counts(answer: Callable) -> None:
+    """Refuse starts that are not equally likely: 6000 draws of 6 starts, 7 deviations."""
+    x, _ = call(answer, torch.arange(10), 6000, 4, torch.Generator().manual_seed(2))
+    counts = x[:, 0].bincount(minlength=6)
+    if (counts - 1000).abs().max() > 200:
+        most, least = counts.argmax(), counts.argmin()
+        often = f"in 6000 draws start {most} came {counts[most]} times, {least} {counts[least]}"
+        raise NotYet(f"{often}: let every start be equally likely, without clamp or %")
 
 
 @check
@@ -59,6 +74,7 @@ def check_strided_evaluation(answer: object) -> str:
         raise NotYet("your function has written -100 into ids: y is a view on them; clone it first")
     if x.shape != (3, 8) or y.shape != x.shape:
         raise NotYet(f"three windows of 8 fit; yours: {tuple(x.shape)} and {tuple(y.shape)}")
+    refuse((x == -100).any(), "x and y share memory: your -100 went into x as well; clone y")
     if not equal(x, ids.unfold(0, 8, 4)[:3]):
         raise NotYet(f"the windows must start at 0, 4, 8; yours: {x[:, 0].tolist()}")
     refuse(equal(y, x + 1), "every target is still there; the ones asked before must become -100")
@@ -70,7 +86,9 @@ def check_strided_evaluation(answer: object) -> str:
     if not equal(kept, ids[1:]):
         lost = sorted(set(ids[1:].tolist()) - set(kept.tolist()))
         raise NotYet(f"the ids at positions {lost} are no target in any window")
-    _, y = call(answer, torch.arange(21), 8, 2)  # another overlap
+    x, y = call(answer, torch.arange(21), 8, 2)  # another overlap
+    if x[:, 0].tolist() != list(range(0, 13, 2)):
+        raise NotYet("right for step=4, but with step=2 the windows must start at 0, 2, 4, ...")
     if not equal(y[y != -100], torch.arange(1, 21)):
         raise NotYet("right for step=4, wrong for step=2: seq_len - step targets are repeated")
     return "every target once; after the first window each has more than seq_len - step inputs"

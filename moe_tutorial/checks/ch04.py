@@ -4,7 +4,16 @@ import math
 
 import torch
 
-from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare, refuse
+from moe_tutorial.checks.base import (
+    NotYet,
+    StillBuggy,
+    call,
+    check,
+    close,
+    compare,
+    refuse,
+    times_run,
+)
 from moe_tutorial.rope import apply_rope, rope_table, to_half_split, to_interleaved
 
 
@@ -26,6 +35,8 @@ def check_offset_score(answer: object) -> str:
         }
         otherwise = f"offset {offset}, angle {angle}: {score:.4f} instead of {right:.4f}"
         compare(score, right, mistakes, otherwise=otherwise)
+    runs = times_run("rotate_pair", answer, q, k, 1, 0.3)
+    refuse(runs != 1, f"the score is right, but rotate_pair ran {runs} times instead of once")
     return "one rotation by offset * angle gives the score of any two positions so far apart"
 
 
@@ -33,7 +44,7 @@ def check_offset_score(answer: object) -> str:
 def check_rotate_interleaved(answer: object) -> str:
     """Exercise 4.2: rotate_interleaved(x, cos, sin) for pairs (2i, 2i + 1)."""
     x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
-    table = rope_table(5, 8)
+    cos, sin = table = rope_table(5, 8)
     result = torch.as_tensor(call(answer, x, *table))
     right = to_interleaved(apply_rope(to_half_split(x), *table))
     turned, permuted = apply_rope(to_interleaved(x), *table), map(to_interleaved, table)
@@ -42,6 +53,12 @@ def check_rotate_interleaved(answer: object) -> str:
         "the result is still in the half-split layout; convert it back": to_half_split(right),
         "the two conversions are in the wrong order": to_half_split(turned),
         "the tables were permuted; leave them and permute x": apply_rope(x, *permuted),
+        "x is not converted before it is rotated; to_half_split comes first": (
+            to_interleaved(apply_rope(x, *table))
+        ),
+        "it rotates backward; take the sines as they are": (
+            to_interleaved(apply_rope(to_half_split(x), cos, -sin))
+        ),
         "nothing is rotated": x,
     }
     compare(result, right, mistakes)
@@ -56,6 +73,8 @@ def check_repaired_table(answer: object) -> str:
     if not close(cos, right_cos):
         if close(cos, to_interleaved(right_cos)) and close(sin, to_interleaved(right_sin)):
             raise NotYet("both tables are interleaved now, but apply_rope pairs i with i + Dh/2")
+        if close(cos, right_sin):
+            raise NotYet("the order of the results is cosines, sines")
         raise NotYet("the table of cosines was right before")
     if close(sin, to_interleaved(right_sin)):
         length = apply_rope(torch.ones(1, 1, 6, 8), cos, sin)[0, 0, 5].norm()
@@ -64,6 +83,7 @@ def check_repaired_table(answer: object) -> str:
     mistakes = {
         "the rotation goes backward: the minus belongs to the first half": -right_sin,
         "lengths still change: the first half of the sines needs a minus": no_minus,
+        "lengths still change: only the first half of the sines needs a minus": -no_minus,
     }
     compare(sin, right_sin, mistakes)
     return "both tables are half-split, and every length is kept"

@@ -19,6 +19,8 @@ def check_window_mask(answer: object) -> str:
         mistakes = {
             "it is the causal mask: nothing is too long ago": past,
             "nothing is visible: triu(i) with i > 0 begins right of the diagonal": nothing,
+            "everything but the window is visible: triu keeps what is near, not tril": past & ~near,
+            "only the far past is visible: triu keeps what is near, not tril": (s <= t - width + 1),
             "position t sees the future": near,
             "the window reaches into the future as well": (t - s).abs() < width,
             "one position too many: width counts position t itself": past & (s >= t - width),
@@ -46,6 +48,10 @@ def check_repaired_scores(answer: object) -> str:
             variance = f"scores of variance {result.var():.2f} instead of 1"
             raise StillBuggy(f"in {num_heads} heads, standard normal q and k give {variance}")
         mistakes = {
+            "the heads are cut across positions by view; take in_heads": (
+                _cut_by_view(q, num_heads) @ _cut_by_view(k, num_heads).mT * head_dim**-0.5
+            ),
+            "right for 4 heads, wrong for 2: is a 4 written in the function?": plain * 16**-0.5,
             "the scores are not scaled at all": plain,
             "it multiplies by the root of Dh; divide by it": plain * head_dim**0.5,
             "it divides by Dh; divide by its root": plain / head_dim,
@@ -54,6 +60,10 @@ def check_repaired_scores(answer: object) -> str:
         }
         compare(result, plain * head_dim**-0.5, mistakes)
     return "the scores have variance 1 in 4 heads and in 2"
+
+
+def _cut_by_view(x: Tensor, num_heads: int) -> Tensor:
+    return x.view(x.shape[0], num_heads, x.shape[1], -1)
 
 
 @check
@@ -74,18 +84,29 @@ def check_run_in_pieces(answer: object) -> str:
                 raise NotYet("join the outputs of the pieces to one tensor, with torch.cat")
             if lengths[-1] < 7 and close(result, right[:, -lengths[-1] :], 1e-5):
                 raise NotYet("this is the output of the last piece only; join all of them")
-            pieces = [(piece, *table[:, : piece.shape[1]]) for piece in x.split(lengths, dim=1)]
-            cache = KVCache(batch_size=2, num_heads=3, max_seq_len=7, head_dim=4)
-            joined = torch.cat([attention(*piece, cache) for piece in pieces], dim=1)
-            # Without a cache the true positions give the same: only offsets count.
-            alone = torch.cat([attention(*piece) for piece in pieces], dim=1)
-            mistakes = {
-                "every piece is rotated as if it began at position 0": joined,
-                "the pieces do not see the earlier ones: use one cache for all of them": alone,
-            }
-            compare(result, right, mistakes)
+            compare(result, right, _piecewise_mistakes(attention, x, table, lengths))
             if sum(ran) != 7:
                 raise NotYet(f"the output is right, but it took {sum(ran)} rows for 7 positions")
             if ran != lengths:
                 raise NotYet(f"the output is right, but the pieces are {ran}, not {lengths}")
     return "7 positions in 3 pieces, in 7 and in 1, and every row was computed once"
+
+
+def _piecewise_mistakes(
+    attention: CausalSelfAttention, x: Tensor, table: Tensor, lengths: list[int]
+) -> dict[str, Tensor]:
+    def joined(pieces: list[Tensor], cached: bool) -> Tensor:
+        cache = KVCache(batch_size=2, num_heads=3, max_seq_len=7, head_dim=4) if cached else None
+        return torch.cat([attention(p, *table[:, : p.shape[1]], cache) for p in pieces], dim=1)
+
+    pieces = list(x.split(lengths, dim=1))
+    return {
+        "every piece is cut from the beginning of x; move the start on": (
+            joined([x[:, :length] for length in lengths], True)
+        ),
+        "every piece is rotated as if it began at position 0": joined(pieces, True),
+        # Without a cache the true positions give the same: only offsets count.
+        "the pieces do not see the earlier ones: use one cache for all of them": (
+            joined(pieces, False)
+        ),
+    }

@@ -1,9 +1,20 @@
 """Checks of the exercises of chapter 07."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare, refuse
+from moe_tutorial.checks.base import (
+    NotYet,
+    StillBuggy,
+    call,
+    check,
+    close,
+    compare,
+    gradient,
+    refuse,
+)
 
 
 @check
@@ -12,7 +23,9 @@ def check_mix(answer: object) -> str:
     logits = torch.tensor([0.5, 2.0, -1.0, 1.0, 1.5])
     outputs = torch.tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 5.0], [-3.0, 1.0], [4.0, -2.0]])
     for top_k in (2, 3, 1):
-        result = torch.as_tensor(call(answer, logits.clone(), outputs.clone(), top_k))
+        result = call(answer, logits.clone(), outputs.clone(), top_k)
+        if not isinstance(result, Tensor):
+            raise NotYet(f"return one tensor of shape (D,), not a {type(result).__name__}")
         chosen, experts = logits.topk(top_k)
         weights, picked, shares = chosen.softmax(-1), outputs[experts], logits.softmax(-1)
         two = logits.topk(2).values.softmax(-1) @ outputs[logits.topk(2).indices]
@@ -29,7 +42,22 @@ def check_mix(answer: object) -> str:
             "the chosen outputs are averaged without weights": picked.mean(dim=0),
         }
         compare(result, weights @ picked, mistakes)
+    _compare_gradients(answer, logits, outputs)
     return "the weighted sum for top_k = 2, 3 and 1"
+
+
+def _compare_gradients(answer: Callable, logits: Tensor, outputs: Tensor) -> None:
+    """Refuse a mixture through which the router or the experts cannot learn."""
+    logits, outputs = logits.clone().requires_grad_(), outputs.clone().requires_grad_()
+    chosen, experts = logits.topk(2)
+    right = chosen.softmax(-1) @ outputs[experts]
+    result = call(answer, logits, outputs, 2)
+    for name, x, learner in (("logits", logits, "router"), ("outputs", outputs, "experts")):
+        ours = gradient(result, x)
+        why = f"so the {learner} could not learn; keep them as tensors, without detach"
+        refuse(ours is None, f"the value is right, but no gradient reaches the {name}, {why}")
+        if not close(ours, gradient(right, x), 1e-4):
+            raise NotYet(f"the value is right, but the gradient of the {name} is not")
 
 
 @check
@@ -37,32 +65,46 @@ def check_biased_routing(answer: object) -> str:
     """Exercise 7.2: biased_routing(logits, bias, top_k) -> weights, experts."""
     logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
     bias = torch.tensor([2.0, 0.0, -2.0, 0.5, 0.0])
-    pair = call(answer, logits.clone(), bias.clone(), 2)
+    for top_k in (2, 3):
+        inputs = logits.clone().requires_grad_()
+        weights, experts = _routing(call(answer, inputs, bias.clone(), top_k), top_k)
+        scores = (logits, logits - bias, logits + bias)
+        chosen = (each.topk(top_k, dim=-1).indices.sort(dim=-1).values for each in scores)
+        ours = experts.sort(dim=-1).values
+        unbiased, repelled, right = (torch.equal(ours, each) for each in chosen)
+        refuse(unbiased, "the bias does not change which experts are chosen")
+        refuse(repelled, "the bias is subtracted; a positive bias must attract tokens")
+        refuse(not right, f"the chosen are not the {top_k} largest of logits + bias in each row")
+        picked, best = inputs.gather(1, experts), logits.topk(top_k, dim=-1).values
+        leaked = (logits + bias).gather(1, experts).softmax(-1)
+        mistakes = {
+            "the bias leaks into the weights; take the weights from the logits alone": leaked,
+            "the weights are the bare logits; take their softmax": picked,
+            "the softmax goes over all experts; take it over the chosen": (
+                logits.softmax(-1).gather(1, experts)
+            ),
+            "the softmax goes over the tokens; take it over the chosen, dim=-1": picked.softmax(0),
+            "these are the best logits, not those of the chosen experts": best.softmax(-1),
+            "these are sigmoids; take the softmax over the chosen": picked.sigmoid(),
+        }
+        compare(weights, picked.softmax(-1), mistakes)
+        arrives = gradient(weights, inputs)
+        cut = "the weights are right, but cut from the logits, so the router could not learn"
+        refuse(arrives is None, f"{cut}; compute them without detach")
+        if not close(arrives, gradient(picked.softmax(-1), inputs), 1e-4):
+            raise NotYet("the weights are right, but their gradient is not")
+    return "the bias decides who is chosen, and no weight knows it"
+
+
+def _routing(pair: object, top_k: int) -> tuple[Tensor, Tensor]:
     refuse(not isinstance(pair, tuple) or len(pair) != 2, "return two tensors: weights, experts")
     weights, experts = pair
-    if weights.shape != (9, 2) or experts.shape != (9, 2):
-        raise NotYet(f"both must be (9, 2): {tuple(weights.shape)} and {tuple(experts.shape)}")
+    if weights.shape != (9, top_k) or experts.shape != (9, top_k):
+        shapes = f"{tuple(weights.shape)} and {tuple(experts.shape)}"
+        raise NotYet(f"for top_k = {top_k} both must be (9, {top_k}): {shapes}")
     if experts.is_floating_point():
         raise NotYet("experts are indices; the order of the results is weights, experts")
-    scores = (logits, logits - bias, logits + bias)
-    chosen = (each.topk(2, dim=-1).indices.sort(dim=-1).values for each in scores)
-    ours = experts.sort(dim=-1).values
-    unbiased, repelled, right = (torch.equal(ours, each) for each in chosen)
-    refuse(unbiased, "the bias does not change which experts are chosen")
-    refuse(repelled, "the bias is subtracted; a positive bias must attract tokens")
-    refuse(not right, "the chosen are not the two largest of logits + bias in each row")
-    picked, best = logits.gather(1, experts), logits.topk(2, dim=-1).values
-    leaked = (logits + bias).gather(1, experts).softmax(-1)
-    shares = logits.softmax(-1).gather(1, experts)
-    mistakes = {
-        "the bias leaks into the weights; take the weights from the logits alone": leaked,
-        "the weights are the bare logits; take their softmax": picked,
-        "the softmax goes over all experts; take it over the chosen": shares,
-        "the softmax goes over the tokens; take it over the chosen, dim=-1": picked.softmax(0),
-        "these are the best logits, not those of the chosen experts": best.softmax(-1),
-    }
-    compare(weights, picked.softmax(-1), mistakes)
-    return "the bias decides who is chosen, and no weight knows it"
+    return weights, experts
 
 
 @check
@@ -75,8 +117,8 @@ def check_repaired_loss(answer: object) -> str:
     if not isinstance(loss, Tensor) or loss.shape:
         raise NotYet("the loss is one number, a tensor without axes")
     refuse(not loss.requires_grad, "the loss has no gradient; the probabilities must keep theirs")
-    (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
-    refuse(gradient is None, "no gradient reaches the logits")
+    (arrives,) = torch.autograd.grad(loss, inputs, allow_unused=True)
+    refuse(arrives is None, "no gradient reaches the logits")
     chosen, experts = logits.topk(2, dim=-1)
     load = experts.flatten().bincount(minlength=5) / experts.numel()
     probs = logits.softmax(-1)
@@ -98,5 +140,5 @@ def check_repaired_loss(answer: object) -> str:
         "the load adds up to top_k now; balanced should stay 1": 2 * right,
     }
     compare(loss, right, mistakes)
-    refuse(not gradient[:, 3].any(), "the value is right, but expert 3 still has no gradient")
+    refuse(not arrives[:, 3].any(), "the value is right, but expert 3 still has no gradient")
     return f"{loss.item():.4f}, and the expert that is never chosen gets a gradient"

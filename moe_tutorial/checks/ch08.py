@@ -1,6 +1,8 @@
 """Checks of the exercises of chapter 08."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ def check_cosine_rate(answer: object) -> str:
     result = torch.tensor([float(call(answer, step, done, config)) for step, done in places])
     steps, done = torch.tensor(places, dtype=torch.float64).T
     warm = 0.25 * ((steps + 1) / 5).clamp(max=1)
+    late, early = (0.25 * (first / 4).clamp(max=1) for first in (steps, steps + 1))
     cosine, half = (math.pi * done).cos(), (1 + (math.pi * done).cos()) / 2
     mistakes = {
         "the warm-up is missing": 0.25 * half,
@@ -42,6 +45,16 @@ def check_cosine_rate(answer: object) -> str:
         "it does not reach 0: the cosine takes pi times done": warm * (1 + done.cos()) / 2,
         "it rises: this is 1 minus the cosine": warm * (1 - half),
         "config.learning_rate is missing as a factor": 4 * warm * half,
+        "it ends halfway, after a quarter of a turn: the cosine takes pi times done": (
+            warm * (math.pi / 2 * done).cos()
+        ),
+        "the first step does not learn: the warm-up is (step + 1) / (warmup_steps + 1)": (
+            late * half
+        ),
+        "the warm-up ends too soon: it is (step + 1) / (warmup_steps + 1)": early * half,
+        "the cosine begins after the warm-up; multiply both at every step": (
+            torch.where(steps < 4, warm, 0.25 * half)
+        ),
     }
     compare(result, (warm * half).float(), mistakes)
     return "warm-up, then half a cosine down to 0"
@@ -52,40 +65,80 @@ def check_accumulate(answer: object) -> str:
     """Exercise 8.2: accumulate(model, x, y, most), the gradient of a batch in parts."""
     ids = torch.randint(7, (7, 9), generator=torch.Generator().manual_seed(1))
     x, y = ids[:, :-1], ids[:, 1:]
-    model, seen = _small_model().eval(), []
-    model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    untouched = []  # before each part: no gradient yet
-    model.register_forward_hook(lambda *_: untouched.append(model.head.weight.grad is None))
-    loss = call(answer, model, x.clone(), y.clone(), 3)
-    gradient = model.head.weight.grad
-    refuse(gradient is None, "there is no gradient; call backward on the loss of each part")
-    refuse(max(seen) > 3, f"{max(seen)} windows went through the model at once; at most 3 may")
-    refuse(sum(seen) != 7, f"{sum(seen)} windows went through the model; the batch has 7")
-    (right,), (first, second, last) = _gradients(x, y, 7), _gradients(x, y, 3)
-    added, total = first + second + last, 3 * (first + second) + last
-    mistakes = {
-        "the means of the parts are added; weight each by its share, len(part) / len(x)": added,
-        "the last part is smaller and counts as much as the others; weight by len(part) / len(x)": (
-            added / 3
-        ),
-        "only the last part's gradient is left; is there a zero_grad in the loop?": last / 7,
-        "each part counts by its windows, but is not divided by the windows of the batch": total,
-    }
-    compare(gradient, right, mistakes)
-    refuse(all(untouched), "all parts are in memory until the one backward; call it in the loop")
     right = next_character_loss(_small_model().eval()(x).logits, y)
-    if not close(loss, right, 1e-5):
-        values = f"it returns {float(loss):.4f}, and the batch has the loss {right:.4f}"
-        raise NotYet(f"the gradient is right, but {values}")
-    return "three parts of 3, 3 and 1 windows, and the gradient of the whole batch"
+    sizes = {}
+    for most in (3, 2):
+        parts = _in_parts(answer, x, y, most)
+        sizes[most] = parts.sizes
+        _judge_sizes(parts, x, most)
+        mistakes = _gradient_mistakes(x, y, parts.sizes, most)
+        compare(parts.gradient, _gradients(x, y, [7])[0], mistakes)
+        at_end = "all parts are in memory until the one backward; call it in the loop"
+        refuse(all(parts.untouched), at_end)
+        if isinstance(parts.loss, Tensor):
+            raise NotYet(
+                "the gradient is right, but the loss is a tensor; return a number, .item()"
+            )
+        if not close(parts.loss, right, 1e-5):
+            values = f"it returns {float(parts.loss):.4f}, and the batch has the loss {right:.4f}"
+            raise NotYet(f"the gradient is right, but {values}")
+    cut = "three parts of 3, 3 and 1 windows" if sizes[3] == [3, 3, 1] else f"parts of {sizes[3]}"
+    return f"{cut}, and the gradient of the whole batch"
 
 
-def _gradients(x: Tensor, y: Tensor, most: int) -> list[Tensor]:
-    """The gradient of the head for the mean loss of each part of at most `most` windows."""
+class _Parts(NamedTuple):
+    loss: object
+    gradient: Tensor | None
+    sizes: list[int]  # windows that went through the model at once
+    untouched: list[bool]  # before each part: no gradient yet
+
+
+def _in_parts(answer: Callable, x: Tensor, y: Tensor, most: int) -> _Parts:
+    model, sizes, untouched = _small_model().eval(), [], []
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    model.register_forward_hook(lambda *_: untouched.append(model.head.weight.grad is None))
+    loss = call(answer, model, x.clone(), y.clone(), most)
+    return _Parts(loss, model.head.weight.grad, sizes, untouched)
+
+
+def _judge_sizes(parts: _Parts, x: Tensor, most: int) -> None:
+    sizes = parts.sizes
+    refuse(parts.gradient is None, "there is no gradient; call backward on the loss of each part")
+    if max(sizes) > most and sizes == [len(part) for part in x.chunk(most)]:
+        raise NotYet(f"chunk({most}) makes {most} parts; split({most}) makes parts of {most}")
+    at_once = f"{max(sizes)} windows went through the model at once; at most {most} may"
+    refuse(max(sizes) > most, at_once)
+    refuse(sum(sizes) != 7, f"{sum(sizes)} windows went through the model; the batch has 7")
+
+
+def _gradients(x: Tensor, y: Tensor, sizes: list[int]) -> list[Tensor]:
+    """The gradient of the head for the mean loss of each part."""
     model = _small_model().eval()
-    parts = zip(x.split(most), y.split(most), strict=True)
+    parts = zip(x.split(sizes), y.split(sizes), strict=True)
     losses = [next_character_loss(model(inputs).logits, targets) for inputs, targets in parts]
     return [torch.autograd.grad(loss, model.head.weight)[0] for loss in losses]
+
+
+def _gradient_mistakes(x: Tensor, y: Tensor, sizes: list[int], most: int) -> dict[str, Tensor]:
+    of_parts = _gradients(x, y, sizes)
+    (right,), added, last = _gradients(x, y, [7]), sum(of_parts), of_parts[-1]
+    return {
+        "the means of the parts are added; weight each by its share, len(part) / len(x)": added,
+        "the last part is smaller and counts as much as the others; weight by len(part) / len(x)": (
+            added / len(sizes)
+        ),
+        "`most` is not the size of the last part; weight by len(part) / len(x)": added * most / 7,
+        "only the last part's gradient is left; is there a zero_grad in the loop?": (
+            last * sizes[-1] / 7
+        ),
+        "each part counts by its windows, but is not divided by the windows of the batch": (
+            7 * right
+        ),
+        "these are sums over all targets; divide by their number, y.numel()": y.numel() * right,
+        "a window has several targets; divide the sum by y.numel(), not by len(x)": (
+            y.shape[1] * right
+        ),
+    }
 
 
 @check
@@ -95,7 +148,7 @@ def check_repaired_evaluate(answer: object) -> str:
     model = _small_model()
     right = evaluate(model, ids, 8)
     loss = float(call(answer, model.train(), ids.clone(), 8))
-    came_back_in_training = model.training
+    modes = {module.training for module in model.modules()}
     if not close(loss, right, 1e-4):
         model.eval()
         batches = evaluation_batches(ids, 64, 8)
@@ -111,9 +164,12 @@ def check_repaired_evaluate(answer: object) -> str:
         if close(loss, again):
             otherwise = f"the loss is {loss:.4f} instead of {right:.4f}"
         compare(loss, right, mistakes, 1e-4, otherwise)
-    if not came_back_in_training:
+    if modes == {False}:
         raise StillBuggy("a model in training mode came back in evaluation mode, without dropout")
+    if len(modes) > 1:
+        flag = "model.training is the flag of the model alone"
+        raise NotYet(f"{flag}: its parts came back in the other mode; call model.train(...)")
     call(answer, model.eval(), ids.clone(), 8)
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise NotYet("a model in evaluation mode came back in training mode; remember the mode")
     return f"{loss:.4f}, and the model comes back in the mode it was in"

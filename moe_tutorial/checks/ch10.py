@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from moe_tutorial.checks.base import StillBuggy, call, check, close, compare, compare_masks
+from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare, compare_masks
 from moe_tutorial.rope import to_half_split, to_interleaved
 
 
@@ -32,6 +32,10 @@ def check_grouped_attention(answer: object) -> str:
             "the order of the heads is wrong, and the future is visible": attend(q, *turned),
             "only one head of k and v is used": causal(q, *first),
             "k and v are averaged; repeat them": causal(q, *averaged),
+            "keys and values are swapped": causal(q, values, keys),
+            "the scores are not divided by the root of Dh; leave scale as it is": (
+                causal(q, keys, values, scale=1.0)
+            ),
         }
         compare(result, causal(q, keys, values), mistakes)
     return "6 query heads on 2 of k and v, 4 on 4, and 3 on 1"
@@ -41,6 +45,9 @@ def check_grouped_attention(answer: object) -> str:
 def check_repaired_rows(answer: object) -> str:
     """Exercise 10.2: repaired_rows(w, num_heads), find the bug."""
     w = torch.randn(12, 12, generator=torch.Generator().manual_seed(0))
+    heads_last = to_interleaved(w[:8, :8].unflatten(0, (-1, 4)).mT).mT.flatten(0, 1)
+    if close(call(answer, w[:8, :8].clone(), 4), heads_last):  # 3 heads would raise torch's error
+        raise NotYet("the heads come first: unflatten(0, (num_heads, -1))")
     for num_heads in (3, 2, 1):
         result = torch.as_tensor(call(answer, w.clone(), num_heads))
         heads = w.unflatten(0, (num_heads, -1))  # (H, Dh, D)

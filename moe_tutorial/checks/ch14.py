@@ -28,15 +28,18 @@ def check_splits(answer: object) -> str:
             return owner.flatten().bincount(minlength=ranks)[:ranks].double()
 
         by_expert, by_rank = rows(experts, num_experts), rows(experts // num_ranks)
-        first, dealt = rows(experts[:, 0] // size), rows(experts % num_ranks)
+        owners = experts // size
+        once = torch.zeros(tokens, num_ranks).scatter(1, owners, 1.0).sum(dim=0)
+        first, dealt = rows(owners[:, 0]), rows(experts % num_ranks)
         mistakes = {
             "only first choices are counted; each token sends top_k rows": first,
+            "a token counts once per rank; here each of its choices is a row": once,
             "this deals the experts out like cards; rank r owns neighbors, so divide": dealt,
             "% gives the place of an expert on its rank; // gives the rank": rows(experts % size),
             "these are rows per expert; add up the experts of each rank": by_expert,
             "divided by the number of ranks; divide by the experts per rank": by_rank,
         }
-        compare(result, rows(experts // size), mistakes)
+        compare(result, rows(owners), mistakes)
     return "4 ranks, 2 ranks, and ranks that get nothing"
 
 
@@ -47,13 +50,14 @@ def check_rows_once(answer: object) -> str:
         experts = _experts(20, num_experts, top_k)
         owner = experts // (num_experts // num_ranks)
         needed = torch.zeros(20, num_ranks, dtype=torch.bool).scatter(1, owner, True)
-        everywhere = needed.sum()
+        everywhere, without_first = needed.sum(), needed[:, 1:].sum()
         needed[:, home] = False
         right, tokens = needed.sum(), needed.any(dim=1).sum()
         result = torch.as_tensor(call(answer, experts.clone(), num_experts, num_ranks, home))
         mistakes = {
             "each choice is counted; a token goes to each rank at most once": (owner != home).sum(),
             "rows that stay at home are counted too": everywhere,
+            "rows to rank 0 are left out; leave out those to `home`": without_first,
             "the way home is counted too; count only the rows that go out": 2 * right,
             "this counts tokens that leave; one token may leave to several ranks": tokens,
             "this counts ranks; every token needs its own row": needed.any(dim=0).sum(),
@@ -86,6 +90,7 @@ def check_repaired_average(answer: object) -> str:
             "different experts are averaged; each rank keeps the gradient of its own": pooled,
             "different experts are added up; each rank keeps the gradient of its own": added,
             "divided twice": right / num_ranks,
+            "divided by 2; divide by the number of ranks": owned / 2,
             "multiplied; the mean over R ranks divides": right * num_ranks**2,
         }
         compare(experts, right, mistakes)

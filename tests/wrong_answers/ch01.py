@@ -82,17 +82,95 @@ WRONG = {
             SPLIT.format(starts=EVERY, parts="windows(text[:cut]), windows(text[cut - 3:])"),
             "in windows of both parts",
         ),
+        (
+            SPLIT.format(
+                starts=EVERY,
+                parts="[x for x in windows(text[:cut]) if not set(x) & set(text[cut:])], "
+                "windows(text[cut:])",
+            ),
+            "0 and 7 windows instead of 27 and 7; equal characters may be in both parts",
+        ),
+        (
+            SPLIT.format(
+                starts=EVERY,
+                parts="windows(text[:cut]), "
+                "[x for x in windows(text[cut:]) if x not in set(windows(text[:cut]))]",
+            ),
+            "27 and 0 windows instead of 27 and 7",
+        ),
+        (
+            SPLIT.format(
+                starts=EVERY,
+                parts="list(dict.fromkeys(windows(text[:cut]))), windows(text[cut:])",
+            ),
+            "5 and 7 windows instead of 27 and 7",
+        ),
+        (
+            SPLIT.replace("1 - validation_share", "1 - 0.25").format(
+                starts=EVERY, parts="windows(text[:cut]), windows(text[cut:])"
+            ),
+            "wrong for 3 and 0.5",
+        ),
     ],
     "ch01-exercise-3": [
         (SMOOTH.format(axis=ROWS, kinds=KINDS, result="mixed"), "is 0 / 0"),
         (SMOOTH.format(axis=ROWS, kinds=KINDS, result="mixed.nan_to_num()"), "all zeros"),
         (
             SMOOTH.format(axis=ROWS, kinds="torch.full((4, 1), 4)", result=FALLBACK),
-            "not V and not the sum",
+            "kinds is the number of counts above 0 in a row, not V",
+        ),
+        (SMOOTH.format(axis=ROWS, kinds="total", result=FALLBACK), "not their sum"),
+        (
+            SMOOTH.format(axis=ROWS, kinds=KINDS, result="torch.where(kinds > 0, mixed, 1 / 4)"),
+            "the row without counts is 1 / V",
+        ),
+        (
+            SMOOTH.format(
+                axis=ROWS, kinds=KINDS, result="torch.where(counts > 0, counts / total, lower)"
+            ),
+            "lower is used only where a count is 0",
+        ),
+        (
+            SMOOTH.format(
+                axis=ROWS, kinds=KINDS, result="torch.where(total > 0, counts / total, lower)"
+            ),
+            "this is counts / total, without lower",
+        ),
+        (
+            SMOOTH.format(
+                axis=ROWS, kinds="(counts.sum(1, keepdim=True) > 0).int()", result=FALLBACK
+            ),
+            "kinds is missing, above and below",
+        ),
+        (
+            SMOOTH.replace("kinds * lower", "lower").format(
+                axis=ROWS, kinds=KINDS, result=FALLBACK
+            ),
+            "lower must be multiplied by kinds",
+        ),
+        (
+            SMOOTH.replace("(total + kinds)", "total").format(
+                axis=ROWS, kinds=KINDS, result=FALLBACK
+            ),
+            "below the line, kinds is missing",
+        ),
+        (
+            SMOOTH.format(axis="dim=1", kinds="(counts > 0).sum(dim=1)", result=FALLBACK),
+            "keepdim=True",
+        ),
+        (
+            SMOOTH.format(
+                axis=ROWS, kinds="counts.max(dim=1, keepdim=True).values", result=FALLBACK
+            ),
+            "row 1, column 0 should be 0.0800, yours is 0.2000",
+        ),
+        (
+            SMOOTH.replace("(total + kinds)", "4").format(axis=ROWS, kinds=KINDS, result=FALLBACK),
+            "are the sums taken along each row?",
         ),
         (
             SMOOTH.format(axis="dim=0", kinds="(counts > 0).sum(dim=0)", result=f"{FALLBACK}"),
-            "along each row",
+            "down the columns; take them along each row",
         ),
         (
             SMOOTH.format(axis=ROWS, kinds=KINDS, result=f"({FALLBACK})[0]"),

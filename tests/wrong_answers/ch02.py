@@ -53,6 +53,28 @@ def symbols_by_count(text):
 """,
             "it returns None; is there a return?",
         ),
+        (
+            """
+def symbols_by_count(text):
+    return sorted(set(text), key=lambda char: (-text.count(char), char.lower()))
+""",
+            "the code point of 'B' is before 'a'",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    return sorted(set(text.lower()), key=lambda char: (-text.count(char), char))
+""",
+            "'A' and 'a' are two symbols",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    letters = set(text) - {" "}
+    return sorted(letters, key=lambda char: (-text.count(char), char))
+""",
+            "7 different characters, each once",
+        ),
     ],
     "ch02-exercise-2": [
         (
@@ -93,7 +115,31 @@ def load_tokenizer(saved_symbols, text):
         raise ValueError("the vocabulary does not fit the text")
     return lib.CharTokenizer(saved_symbols)
 """,
-            "it raised ValueError",
+            "it refuses 'deed'; a text that uses only some of the saved symbols is fine",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    if len(saved_symbols) != len(set(text)):
+        raise ValueError(f"unknown {sorted(set(text) - set(saved_symbols))}")
+    return lib.CharTokenizer(saved_symbols)
+""",
+            "it refuses 'deed'",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    raise ValueError("never fits")
+""",
+            "it raised ValueError: never fits",
+        ),
+        (
+            """
+def load_tokenizer(saved_symbols, text):
+    extra = [char for char in set(text) if char not in saved_symbols]
+    return lib.CharTokenizer(saved_symbols + sorted(extra))
+""",
+            "the text 'abcdef' has changed the saved vocabulary",
         ),
         (
             """

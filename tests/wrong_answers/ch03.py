@@ -57,6 +57,33 @@ WRONG = {
             DRAW.format(high=HIGH, generator=SEEDED, target="s : s + seq_len"),
             "y must be x shifted by one",
         ),
+        (
+            DRAW.format(high=f"{HIGH} + 1", generator=SEEDED, target=SHIFTED).replace(
+                "    x =", f"    starts = starts.clamp(max={HIGH} - 1)\n    x ="
+            ),
+            "let every start be equally likely, without clamp or %",
+        ),
+        (
+            DRAW.format(high=f"1, {HIGH}", generator=SEEDED, target=SHIFTED),
+            "the starts [0] never come",
+        ),
+        (
+            DRAW.format(
+                high=HIGH, generator=", generator=torch.Generator().manual_seed(0)", target=SHIFTED
+            ),
+            "every seed gives the same windows",
+        ),
+        (
+            DRAW.format(high=HIGH, generator=SEEDED, target="s + 1 : s + seq_len"),
+            "x and y must be (600, 4); yours: (600, 4) and (600, 3)",
+        ),
+        (
+            "def draw(ids, batch_size, seq_len, generator):\n"
+            "    n = len(ids) - seq_len\n"
+            "    x = ids[torch.randint(n, (batch_size, seq_len), generator=generator)]\n"
+            "    return x, x + 1",
+            "the rows of x must be windows",
+        ),
     ],
     "ch03-exercise-3": [
         (
@@ -81,6 +108,16 @@ WRONG = {
         (
             STRIDED.format(rows="x, y.clone()", mask="y[1:, : seq_len - step] = -100"),
             "three windows of 8 fit",
+        ),
+        (
+            STRIDED.replace("sliding_windows(ids,", "sliding_windows(ids.clone(),").format(
+                rows="x[::step], y[::step]", mask="y[1:, : seq_len - step] = -100"
+            ),
+            "x and y share memory: your -100 went into x",
+        ),
+        (
+            STRIDED.format(rows="x[::4], y[::4].clone()", mask="y[1:, : seq_len - step] = -100"),
+            "with step=2 the windows must start at 0, 2, 4",
         ),
         (
             STRIDED.format(rows="x[:3], y[:3].clone()", mask="y[1:, : seq_len - step] = -100"),

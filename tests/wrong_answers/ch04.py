@@ -14,6 +14,12 @@ def repaired_table(max_seq_len, head_dim):
     both_cos = torch.stack((cos, cos), dim=-1).flatten(-2)
     return both_cos, torch.stack((-sin, sin), dim=-1).flatten(-2)
 """
+SIGN_TWICE = SIGN_LOST.replace("(sin, sin)", "(-sin, -sin)")
+SWAPPED = SIGN_LOST.replace(
+    "return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)",
+    "return torch.cat((-sin, sin), dim=-1), torch.cat((cos, cos), dim=-1)",
+)
+HALF_SINES = SIGN_LOST.replace("torch.cat((sin, sin), dim=-1)", "-sin")
 ONLY_SINES = SIGN_LOST.replace("return torch.cat((cos, cos), dim=-1)", "return cos")
 
 WRONG = {
@@ -43,6 +49,11 @@ WRONG = {
             "def offset_score(q, k, offset, angle):\n    rotate_pair(q, offset * angle) @ k",
             "is there a return?",
         ),
+        (
+            "def offset_score(q, k, offset, angle):\n"
+            "    return rotate_pair(q, (offset + 7) * angle) @ rotate_pair(k, 7 * angle)",
+            "rotate_pair ran 2 times instead of once",
+        ),
     ],
     "ch04-exercise-2": [
         (
@@ -69,11 +80,28 @@ WRONG = {
             "    return to_interleaved(apply_rope(x, to_half_split(cos), to_half_split(sin)))",
             "the largest difference",
         ),
+        (
+            "def rotate_interleaved(x, cos, sin):\n"
+            "    return to_interleaved(apply_rope(x, cos, sin))",
+            "to_half_split comes first",
+        ),
+        (
+            "def rotate_interleaved(x, cos, sin):\n"
+            "    return to_interleaved(apply_rope(to_half_split(x), cos, -sin))",
+            "it rotates backward",
+        ),
+        (
+            "def rotate_interleaved(x, cos, sin):\n    return to_interleaved(to_half_split(x))",
+            "nothing is rotated",
+        ),
     ],
     "ch04-exercise-3": [
-        (SIGN_LOST, "needs a minus"),
+        (SIGN_LOST, "still change: the first half of the sines needs a minus"),
         (SIGN_MOVED, "goes backward"),
         (BOTH_INTERLEAVED, "both tables are interleaved now"),
         (ONLY_SINES, "the table of cosines was right before"),
+        (SIGN_TWICE, "only the first half of the sines needs a minus"),
+        (SWAPPED, "the order of the results is cosines, sines"),
+        (HALF_SINES, "the shape is (6, 4) instead of (6, 8)"),
     ],
 }

@@ -49,7 +49,22 @@ WRONG = {
         ),
         (
             MASK.format(mask="causal_mask(num_positions, num_positions).tril(-width)"),
-            "the largest difference",
+            "everything but the window is visible",
+        ),
+        (
+            MASK.format(mask="causal_mask(num_positions, num_positions).tril(1 - width)"),
+            "only the far past is visible",
+        ),
+        (
+            MASK.format(mask="causal_mask(num_positions, num_positions)[:width]"),
+            "the shape is (3, 6) instead of (6, 6)",
+        ),
+        (
+            MASK.format(
+                mask="causal_mask(num_positions, num_positions).triu(1)"
+                ".logical_or(torch.eye(num_positions).bool())"
+            ),
+            "of 6 positions, position 1 does not see position 0",
         ),
         (
             MASK.format(mask="~causal_mask(num_positions, num_positions).triu(1 - width)"),
@@ -71,9 +86,21 @@ WRONG = {
         (SCORES.format(factor="num_heads**-0.5"), "the number of heads"),
         (SCORES.format(factor="q.shape[2] ** -0.5"), "the root of T"),
         (SCORES.format(factor="(num_heads * head_dim) ** -0.5"), "the bug is still there"),
+        (
+            "def repaired_scores(q, k, num_heads):\n"
+            "    B, T, D = q.shape\n"
+            "    q, k = (x.view(B, num_heads, T, D // num_heads) for x in (q, k))\n"
+            "    return q @ k.transpose(-2, -1) * (D // num_heads) ** -0.5",
+            "cut across positions by view",
+        ),
+        (SCORES.format(factor="(num_heads * head_dim // 4) ** -0.5"), "wrong for 2"),
     ],
     "ch06-exercise-3": [
         (PIECES.format(call=RESTART, result=JOINED), "as if it began at position 0"),
+        (
+            PIECES.format(call=RIGHT, result=JOINED).replace("        start += length\n", ""),
+            "every piece is cut from the beginning of x",
+        ),
         (PIECES.format(call=NO_CACHE, result=JOINED), "use one cache for all of them"),
         (PIECES.format(call=BOTH, result=JOINED), "use one cache for all of them"),
         (PIECES.format(call=RIGHT, result="outputs[-1]"), "the last piece only"),

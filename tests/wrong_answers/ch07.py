@@ -37,6 +37,33 @@ WRONG = {
         (MIX.format(result="outputs[experts].sum(dim=0)"), "added without weights"),
         (MIX.format(result="chosen.softmax(-1) @ outputs.T[experts]"), "it raised IndexError"),
         (MIX.format(result="chosen.softmax(-1)[:, None] * outputs[experts]"), "the shape is"),
+        (
+            MIX.format(result="chosen.softmax(-1).detach() @ outputs[experts]"),
+            "no gradient reaches the logits, so the router could not learn",
+        ),
+        (
+            MIX.format(
+                result="sum(w * outputs[e] for w, e in "
+                "zip(chosen.softmax(-1).tolist(), experts.tolist()))"
+            ),
+            "no gradient reaches the logits",
+        ),
+        (
+            MIX.format(result="chosen.softmax(-1) @ outputs[experts].detach()"),
+            "no gradient reaches the outputs, so the experts could not learn",
+        ),
+        (
+            MIX.format(result="(chosen.exp() / chosen.exp().sum().detach()) @ outputs[experts]"),
+            "the gradient of the logits is not",
+        ),
+        (
+            MIX.format(result="chosen.softmax(-1) @ outputs[experts], experts"),
+            "return one tensor of shape (D,), not a tuple",
+        ),
+        (
+            MIX.format(result="tuple(chosen.softmax(-1) @ outputs[experts])"),
+            "return one tensor of shape (D,), not a tuple",
+        ),
     ],
     "ch07-exercise-2": [
         (
@@ -78,6 +105,30 @@ WRONG = {
             "    values, experts = (logits + bias).topk(top_k)\n"
             "    return experts, values.softmax(-1)",
             "the order of the results",
+        ),
+        (
+            ROUTING.format(
+                scores="(logits + bias)", weights="logits.gather(1, experts).softmax(-1).detach()"
+            ),
+            "cut from the logits, so the router could not learn",
+        ),
+        (
+            "@torch.no_grad()" + ROUTING.format(scores="(logits + bias)", weights=WEIGHTS),
+            "cut from the logits",
+        ),
+        (
+            ROUTING.format(scores="(logits + bias)", weights="logits.gather(1, experts).sigmoid()"),
+            "these are sigmoids",
+        ),
+        (
+            ROUTING.replace("topk(top_k", "topk(2").format(
+                scores="(logits + bias)", weights=WEIGHTS
+            ),
+            "for top_k = 3 both must be (9, 3)",
+        ),
+        (
+            ROUTING.format(scores="(logits * bias)", weights=WEIGHTS),
+            "not the 2 largest of logits + bias",
         ),
     ],
     "ch07-exercise-3": [

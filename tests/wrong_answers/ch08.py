@@ -7,6 +7,7 @@ def cosine_rate(step, done, config):
     warm_up = min(1.0, (step + 1) / (config.warmup_steps + 1))
     return {result}
 """
+WARM = "min(1.0, (step + 1) / (config.warmup_steps + 1))"
 HALF = "(1 + math.cos(math.pi * done)) / 2"
 ACCUMULATE = """
 def accumulate(model, x, y, most):
@@ -68,6 +69,26 @@ WRONG = {
             COSINE.format(result=f"config.learning_rate * warm_up * (1 - {HALF})"),
             "it rises",
         ),
+        (
+            COSINE.format(result="config.learning_rate * warm_up * math.cos(math.pi / 2 * done)"),
+            "after a quarter of a turn",
+        ),
+        (
+            COSINE.replace(WARM, "min(1.0, step / config.warmup_steps)").format(
+                result=f"config.learning_rate * warm_up * {HALF}"
+            ),
+            "the first step does not learn",
+        ),
+        (
+            COSINE.replace(WARM, "min(1.0, (step + 1) / config.warmup_steps)").format(
+                result=f"config.learning_rate * warm_up * {HALF}"
+            ),
+            "the warm-up ends too soon",
+        ),
+        (
+            COSINE.format(result=f"config.learning_rate * (warm_up if warm_up < 1 else {HALF})"),
+            "multiply both at every step",
+        ),
     ],
     "ch08-exercise-2": [
         (
@@ -81,7 +102,47 @@ WRONG = {
         (ACCUMULATE.format(before="pass", factor="1"), "the means of the parts are added"),
         (
             ACCUMULATE.format(before="pass", factor="most / len(x)"),
-            "the largest difference is",
+            "`most` is not the size of the last part",
+        ),
+        (
+            ACCUMULATE.replace("split(most)", "chunk(most)").format(
+                before="pass", factor="len(part_x) / len(x)"
+            ),
+            "chunk(2) makes 2 parts; split(2) makes parts of 2",
+        ),
+        (
+            ACCUMULATE.replace("loss.item()", "loss").format(
+                before="pass", factor="len(part_x) / len(x)"
+            ),
+            "the loss is a tensor; return a number",
+        ),
+        (
+            ACCUMULATE.replace("split(most)", "split(1)").format(before="pass", factor="1"),
+            "the means of the parts are added",
+        ),
+        (
+            ACCUMULATE.replace("part_y)", "part_y, reduction='sum')").format(
+                before="pass", factor="1"
+            ),
+            "these are sums over all targets",
+        ),
+        (
+            ACCUMULATE.replace("part_y)", "part_y, reduction='sum')").format(
+                before="pass", factor="1 / len(x)"
+            ),
+            "a window has several targets",
+        ),
+        (
+            ACCUMULATE.replace("split(most)", "split(3)").format(
+                before="pass", factor="len(part_x) / len(x)"
+            ),
+            "3 windows went through the model at once; at most 2 may",
+        ),
+        (
+            ACCUMULATE.replace(
+                "x.split(most), y.split(most)", "x[:-1].split(most), y[:-1].split(most)"
+            ).format(before="pass", factor="len(part_x) / len(x)"),
+            "6 windows went through the model; the batch has 7",
         ),
         (
             ACCUMULATE.format(before="pass", factor="1 / len(x.split(most))"),
@@ -119,5 +180,8 @@ WRONG = {
         (evaluating(reduction="mean", divisor="parts"), "the last window is shorter"),
         (evaluating(divisor="len(ids)"), "divide by the number of targets"),
         (evaluating(divisor="1"), "the sum of all losses"),
+        (evaluating(last="model.training = was_training"), "is the flag of the model alone"),
+        (evaluating(last="model.train(not was_training)"), "came back in evaluation mode"),
+        (evaluating(first="model.eval(); ids = ids[:81]"), "the loss is"),
     ],
 }

@@ -66,6 +66,50 @@ WRONG = {
                             then="probs", last="probs / probs.sum()"),
             "top-p has no effect",
         ),
+        (
+            REPAIRED.format(first="(logits * temperature)", kept=KEPT,
+                            then="probs", last="probs / probs.sum()"),
+            "the temperature multiplies",
+        ),
+        (
+            REPAIRED.replace("softmax(-1).sort", "softmax(-1).div(temperature).sort").format(
+                first="logits", kept=KEPT, then="probs", last="probs / probs.sum()"
+            ),
+            "probabilities are divided",
+        ),
+        (
+            REPAIRED.format(first="(logits / temperature)", kept="probs.cumsum(-1) <= top_p",
+                            then="probs", last="probs / probs.sum()"),
+            "nothing is kept at temperature 0.5",
+        ),
+        (
+            REPAIRED.format(
+                first="(logits / temperature)",
+                kept="(probs.cumsum(-1) <= top_p) | (probs == probs.max())",
+                then="probs", last="probs / probs.sum()",
+            ),
+            "the character that crosses top_p is dropped",
+        ),
+        (
+            "def repaired_probs(logits, temperature, top_p):\n"
+            "    probs, order = (logits / temperature).softmax(-1).sort(descending=True)\n"
+            "    probs = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0)\n"
+            "    return probs / probs.sum()",
+            "the result is still sorted",
+        ),
+        (
+            "def repaired_probs(logits, temperature, top_p):\n"
+            "    probs, order = (logits / temperature).softmax(-1).sort(descending=True)\n"
+            "    probs = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0)\n"
+            "    return (probs / probs.sum())[order]",
+            "the sorting is not undone",
+        ),
+        (
+            "def repaired_probs(logits, temperature, top_p):\n"
+            "    logits /= temperature\n"
+            "    return lib.next_token_probs(logits, 1.0, top_p=top_p)",
+            "it changes the logits that it was given",
+        ),
     ],
     "ch09-exercise-3": [
         (
@@ -104,5 +148,26 @@ WRONG = {
             "the wrong ones are kept",
         ),
         (MIN_P.format(probs=SCALED, kept="probs > 0", last="probs / probs.sum()"), "nothing is dr"),
+        (
+            MIN_P.format(
+                probs=SCALED, kept="logits >= min_p * logits.max()", last="probs / probs.sum()"
+            ),
+            "logits are compared",
+        ),
+        (
+            MIN_P.format(
+                probs=SCALED, kept="probs >= min_p * probs[0]", last="probs / probs.sum()"
+            ),
+            "the first is taken for the best one",
+        ),
+        (
+            MIN_P.format(probs="logits.div_(temperature).softmax(-1)", kept=BOUND,
+                         last="probs / probs.sum()"),
+            "it changes the logits that it was given, in place",
+        ),
+        (
+            MIN_P.format(probs=SCALED, kept="probs >= 1", last="probs / probs.sum()"),
+            "nothing is kept with min_p = 0.4",
+        ),
     ],
 }  # fmt: skip

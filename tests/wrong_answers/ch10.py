@@ -41,6 +41,8 @@ WRONG = {
         ),
         (grouped("{x}", "{x}"), "it raised"),
         ("def grouped_attention(q, k, v):\n    return q", "the largest difference"),
+        (grouped(IN_TURN.format(x="v"), IN_TURN.format(x="k")), "keys and values are swapped"),
+        (grouped(IN_TURN, IN_TURN, ", is_causal=True, scale=1.0"), "leave scale as it is"),
     ],
     "ch10-exercise-2": [
         (
@@ -68,6 +70,13 @@ WRONG = {
             "the result is transposed",
         ),
         (ROWS.format(columns="w.mT", result="to_interleaved(columns)"), "the largest difference"),
+        (
+            ROWS.format(
+                columns="w.unflatten(0, (-1, num_heads)).mT",
+                result="to_interleaved(columns).mT.flatten(0, 1)",
+            ),
+            "the heads come first",
+        ),
     ],
     "ch10-exercise-3": [
         (

@@ -38,6 +38,13 @@ WRONG = {
         (SPLITS.format("(experts % size).flatten().bincount(minlength=num_ranks)"), "// gives the"),
         (SPLITS.format("experts.flatten() / size"), "not whole numbers"),
         (
+            SPLITS.format(
+                "torch.zeros(len(experts), num_ranks).scatter(1, experts // size, 1.0)"
+                ".sum(dim=0).long()"
+            ),
+            "a token counts once per rank",
+        ),
+        (
             SPLITS.format("(experts // size).bincount(minlength=num_ranks)"),
             "it raised",
         ),
@@ -51,12 +58,14 @@ WRONG = {
         (ONCE.format("needed[:, home] = False", "needed.sum(dim=1)"), "one number"),
         (ONCE.format("needed[:, home] = False", "needed.sum() * 2"), "the way home"),
         (ONCE.format("needed[:, home] = False", "needed.sum() * 3"), "instead of"),
+        (ONCE.format("needed[:, 0] = False", "needed.sum()"), "rows to rank 0 are left out"),
     ],
     "ch14-exercise-3": [
         (AVERAGE.format("sum(replicated), [g / num_ranks for g in owned]"), "not the sum"),
         (AVERAGE.format(f"{ROUTER}, [sum(owned) / num_ranks] * num_ranks"), "experts are averaged"),
         (AVERAGE.format(f"{ROUTER}, [sum(owned)] * num_ranks"), "experts are added up"),
         (AVERAGE.format(f"{ROUTER}, [g / num_ranks**2 for g in owned]"), "divided twice"),
+        (AVERAGE.format(f"{ROUTER}, [g / 2 for g in owned]"), "divide by the number of ranks"),
         (AVERAGE.format(f"{ROUTER}, [g * num_ranks for g in owned]"), "multiplied"),
         (AVERAGE.format(ROUTER), "return the router's gradient and a list"),
     ],
