@@ -1,8 +1,11 @@
+import math
+import sys
+
 import pytest
 import torch
 
 from moe_tutorial import checks
-from moe_tutorial.checks.base import NotYet, call, check
+from moe_tutorial.checks.base import NotYet, call, check, gradient, times_run, uses_torch
 from moe_tutorial.rmsnorm import RMSNorm
 
 ONE = torch.ones(2, 3)
@@ -73,3 +76,42 @@ def test_every_kind_of_answer_gets_one_line(answer, line, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(line)
     assert printed.count("\n") == 1
+
+
+def test_a_long_error_is_cut_between_two_words(capsys):
+    check_double(lambda x: int("no number" + " word" * 99))
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert printed.endswith(" word word ...")
+    assert len(printed) < 190
+
+
+def with_torch(x):
+    return float(torch.tensor(x).sqrt())
+
+
+def test_torch_is_noticed_inside_of_helpers_too():
+    assert uses_torch(with_torch, 4.0)
+    assert uses_torch(lambda x: [with_torch(x)], 4.0)
+    assert not uses_torch(math.sqrt, 4.0)
+    assert not uses_torch(lambda x: x**0.5, 4.0)
+
+
+def test_calls_are_counted_by_name_and_profiling_goes_on():
+    def profiler(*_): ...
+
+    sys.setprofile(profiler)
+    try:
+        assert times_run("with_torch", lambda x: [with_torch(y) for y in (x, x)], 4.0) == 2
+        assert times_run("with_torch", math.sqrt, 4.0) == 0
+        with pytest.raises(NotYet):
+            times_run("with_torch", lambda x: x / 0, 4.0)
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+
+
+def test_gradient_is_none_where_none_arrives():
+    x = torch.ones(3, requires_grad=True)
+    assert torch.equal(gradient(3 * x, x), torch.full((3,), 18.0))
+    assert gradient(x.detach(), x) is None
+    assert gradient(torch.ones(3, requires_grad=True) * 2, x) is None

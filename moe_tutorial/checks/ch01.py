@@ -31,6 +31,11 @@ def check_add_one_loss(answer: Callable[[str, str], float]) -> str:
         "the probabilities add up to more than 1; the total grows by V as well": no_v,
         "V leaves out the characters that only the validation text has": seen_v,
         "this is the sum over the validation text, not the mean per character": right * len(counts),
+        "a character that comes twice in the validation text counts twice": (
+            math.log(n + both)
+            - sum(math.log(train.count(char) + 1) for char in set(validation))
+            / len(set(validation))
+        ),
         "this is in bits; nats use the natural logarithm": right / math.log(2),
         "the sign is wrong: ln p is negative, the loss is -ln p": -right,
     }
@@ -51,7 +56,7 @@ def check_split_windows(answer: Callable[[str, int, float], tuple[list[str], lis
         consequence = f"{len(shared)} characters of the text are in windows of both parts"
         if (train, validation) == (windows[:28], windows[28:]):
             raise StillBuggy(consequence)
-        raise NotYet(f"{consequence}; cut the text before you cut windows")
+        raise NotYet(f"{consequence}; cut the text once, then each part by itself")
     refuse(shared, "some characters of the text are in windows of both parts")
     first, last = windows[:27], windows[30:]  # the text is cut at 30 of 40 characters
     if (train, validation) == (first[:-1], last[:-1]):

@@ -61,7 +61,9 @@ def _compare_counts(answer: Callable) -> None:
     counts = x[:, 0].bincount(minlength=6)
     if (counts - 1000).abs().max() > 200:
         most, least = counts.argmax(), counts.argmin()
-        often = f"in 6000 draws start {most} came {counts[most]} times, {least} {counts[least]}"
+        often = (
+            f"in 6000 draws start {most} came {counts[most]} times, {least} only {counts[least]}"
+        )
         raise NotYet(f"{often}: let every start be equally likely, without clamp or %")
 
 

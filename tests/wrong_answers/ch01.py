@@ -54,12 +54,12 @@ WRONG = {
             "def add_one_loss(train, validation):\n"
             "    total = len(train) + len(set(train + validation))\n"
             "    return mean_loss([(train.count(c) + 1) / total for c in set(validation)])",
-            "it should be",
+            "counts twice",
         ),
         ("def add_one_loss(train, validation):\n    len(train)", "is there a return"),
     ],
     "ch01-exercise-2": [
-        (SHUFFLED, "cut the text before you cut windows"),
+        (SHUFFLED, "cut the text once, then each part by itself"),
         (
             SPLIT.format(
                 starts="range(0, len(part) - block_size + 1, block_size)",
@@ -80,7 +80,7 @@ WRONG = {
         ),
         (
             SPLIT.format(starts=EVERY, parts="windows(text[:cut]), windows(text[cut - 3:])"),
-            "in windows of both parts",
+            "3 characters of the text are in windows of both parts",
         ),
         (
             SPLIT.format(

@@ -65,7 +65,14 @@ def symbols_by_count(text):
 def symbols_by_count(text):
     return sorted(set(text.lower()), key=lambda char: (-text.count(char), char))
 """,
-            "'A' and 'a' are two symbols",
+            "keep capitals as they are",
+        ),
+        (
+            """
+def symbols_by_count(text):
+    return sorted(set(text), key=lambda char: (-text.lower().count(char.lower()), char))
+""",
+            "'A' and 'a' are two symbols; count them apart",
         ),
         (
             """
@@ -83,7 +90,7 @@ def load_tokenizer(saved_symbols, text):
     lib.CharTokenizer(saved_symbols).encode(text)
     return lib.CharTokenizer(sorted(saved_symbols))
 """,
-            "the file says 'd' is 2, the loaded tokenizer says 3",
+            "the file says 'd' is 2, the loaded tokenizer says 3; keep the saved order",
         ),
         (
             """
@@ -104,9 +111,9 @@ def load_tokenizer(saved_symbols, text):
         (
             """
 def load_tokenizer(saved_symbols, text):
-    return lib.CharTokenizer(sorted(set(saved_symbols) | set(text)))
+    return lib.CharTokenizer(sorted(set(text)))
 """,
-            "must not change the saved vocabulary",
+            "a text must not change the saved vocabulary",
         ),
         (
             """
