@@ -56,15 +56,15 @@ def check_draw(answer: object) -> str:
 
 
 def _compare_counts(answer: Callable) -> None:
-    """Refuse starts that are not equally likely: 6000 draws of 6 starts, 7 deviations."""
-    x, _ = call(answer, torch.arange(10), 6000, 4, torch.Generator().manual_seed(2))
-    counts = x[:, 0].bincount(minlength=6)
+    """Refuse starts that are not equally likely: 8000 draws of 8 starts, 7 deviations."""
+    x, _ = call(answer, torch.arange(13), 8000, 5, torch.Generator().manual_seed(2))
+    if x.shape != (8000, 5):
+        raise NotYet(f"right for windows of 4; windows of 5 have the shape {tuple(x.shape)}")
+    counts = x[:, 0].bincount(minlength=8)
     if (counts - 1000).abs().max() > 200:
         most, least = counts.argmax(), counts.argmin()
-        often = (
-            f"in 6000 draws start {most} came {counts[most]} times, {least} only {counts[least]}"
-        )
-        raise NotYet(f"{often}: let every start be equally likely, without clamp or %")
+        often = f"start {most} came {counts[most]} times and start {least} {counts[least]} times"
+        raise NotYet(f"in 8000 draws {often}; make all equally likely, without clamp or %")
 
 
 @check

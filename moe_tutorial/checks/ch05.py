@@ -98,6 +98,7 @@ def check_repaired_norm(answer: object) -> str:
     given = x.clone()
     result = torch.as_tensor(call(answer, given, eps))
     refuse(not given.equal(x), "it changes x itself, in place; build a new tensor")
+    refuse(result.isnan().any(), "some results are not a number; are the numbers squared first?")
     if close(result, _rms_norm(x, eps, 1)):
         raise StillBuggy("changing the last position changes the result at position 0")
     sequence, batch = _rms_norm(x, eps, (1, 2)), _rms_norm(x, eps, (0, 1, 2))
@@ -116,4 +117,6 @@ def check_repaired_norm(answer: object) -> str:
         "it divides by the length; take the mean of the squares, not their sum": x / length,
     }
     compare(result, _rms_norm(x, eps), mistakes)
+    if not close(call(answer, x.clone(), 0.5), _rms_norm(x, 0.5)):
+        raise NotYet("right for eps = 0.1, wrong for eps = 0.5; use the eps of the call")
     return "every vector is normalized by itself; no position changes another"

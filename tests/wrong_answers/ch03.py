@@ -61,7 +61,7 @@ WRONG = {
             DRAW.format(high=f"{HIGH} + 1", generator=SEEDED, target=SHIFTED).replace(
                 "    x =", f"    starts = starts.clamp(max={HIGH} - 1)\n    x ="
             ),
-            "let every start be equally likely, without clamp or %",
+            "make all equally likely, without clamp or %",
         ),
         (
             DRAW.format(high=f"1, {HIGH}", generator=SEEDED, target=SHIFTED),
@@ -72,6 +72,16 @@ WRONG = {
                 high=HIGH, generator=", generator=torch.Generator().manual_seed(0)", target=SHIFTED
             ),
             "every seed gives the same windows",
+        ),
+        (
+            DRAW.replace("seq_len]", "4]").format(
+                high="6", generator=SEEDED, target="s + 1 : s + 5"
+            ),
+            "windows of 5 have the shape (8000, 4)",
+        ),
+        (
+            DRAW.format(high="6", generator=SEEDED, target=SHIFTED),
+            "start 6 0 times; make all",
         ),
         (
             DRAW.format(high=HIGH, generator=SEEDED, target="s + 1 : s + seq_len"),

@@ -131,6 +131,12 @@ WRONG = {
             "    return x * (torch.rsqrt(x.square().mean(dim=-1, keepdim=True)) + eps)",
             "eps is added to the factor",
         ),
+        (
+            "def repaired_norm(x, eps):\n"
+            "    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 0.1)",
+            "use the eps of the call",
+        ),
+        (NORM.format(mean_square="x.mean(dim=-1, keepdim=True)"), "are the numbers squared first"),
         (NORM.replace(" + eps", "").format(mean_square="x.square().mean(-1, True)"), "not used"),
         (
             "def repaired_norm(x, eps):\n"

@@ -152,5 +152,9 @@ WRONG = {
             "the load adds up to top_k",
         ),
         (LOSS.format(probs="logits.softmax(-1).detach()", result=RESULT), "has no gradient"),
+        (
+            LOSS.replace("topk(top_k", "topk(2").format(probs=PROBS, result=RESULT),
+            "wrong for 3 experts and top_k = 1",
+        ),
     ],
 }

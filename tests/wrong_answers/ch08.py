@@ -89,6 +89,13 @@ WRONG = {
             COSINE.format(result=f"config.learning_rate * (warm_up if warm_up < 1 else {HALF})"),
             "multiply both at every step",
         ),
+        (COSINE.format(result=f"0.25 * warm_up * {HALF}"), "take both from config"),
+        (
+            COSINE.replace(WARM, "min(1.0, (step + 1) / 5)").format(
+                result=f"config.learning_rate * warm_up * {HALF}"
+            ),
+            "with another learning_rate and warmup_steps it is wrong",
+        ),
     ],
     "ch08-exercise-2": [
         (
