@@ -8,7 +8,7 @@ NBSTRIPOUT := --keep-output --keep-count --keep-id \
 
 MINUTES ?= 30
 
-.PHONY: help train test test-browser soak audit lint lab notebooks student clean readme bench bench-readme processes
+.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student clean readme bench bench-readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -17,11 +17,14 @@ help:  ## list the commands
 train: $(INSTALLED)  ## train on the built-in fables (about two minutes on two cores), then print a sample
 	$(PY) -m moe_tutorial train $(ARGS)
 
-test: lint  ## run the linter, the tests and the notebooks
-	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser $(ARGS)
+test: lint  ## run the linter, the quick tests and the notebooks (three minutes on two cores)
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m "not slow" $(ARGS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
 	$(PY) -m nbstripout --verify $(NBSTRIPOUT) notebooks/*.ipynb
+
+test-slow: $(INSTALLED)  ## run the tests that start processes, kill, fill disks or try very much
+	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m slow $(ARGS)
 
 test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (installs Debian's chromium)
 	sh tools/chromium.sh
@@ -32,6 +35,10 @@ soak: $(INSTALLED)  ## the long tests: MINUTES=30 of training, then 20 of kills,
 
 audit: $(INSTALLED)  ## look up known vulnerabilities of the pinned packages (needs the network)
 	$(PY) tools/audit.py
+
+mutants: $(INSTALLED)  ## put faults into the library, one at a time, and list those no test sees (an hour)
+	$(PY) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(PY) tools/mutants.py $(ARGS)
 
 lint: $(INSTALLED)  ## check the style of the code
 	$(PY) -m ruff check .

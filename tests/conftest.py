@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -91,13 +93,15 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained_folder(command, tmp_path_factory) -> Path:
+def trained_folder(tmp_path_factory) -> Path:
     """A folder with config.hocon in it and a finished tiny run in its subfolder `model`."""
+    from moe_tutorial.command.cli import main
+
     folder = tmp_path_factory.mktemp("trained")
     (folder / "config.hocon").write_text((ROOT / "config.hocon").read_text(), newline="\n")
-    result = command("train", "--set", *TINY_RUN, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    (folder / "train.stdout").write_text(result.stdout)
+    with chdir(folder), redirect_stdout(StringIO()) as printed:
+        assert main(["train", "--set", *TINY_RUN]) == 0
+    (folder / "train.stdout").write_text(printed.getvalue())
     return folder
 
 

@@ -36,6 +36,7 @@ from moe_tutorial.model import count_parameters
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="cores and peak memory as on Linux")
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("question", ORDER)
 def test_every_benchmark_runs_with_tiny_sizes(question, tmp_path, monkeypatch, capsys):
@@ -75,6 +76,7 @@ def test_copying_weights_for_every_token_is_left_out_when_it_takes_too_much_memo
     assert "batched_mm" not in implementations(SETUPS["M"].model, 2048)
 
 
+@pytest.mark.slow
 @on_linux
 def test_peak_memory_is_not_inherited_from_the_process_that_measures():
     big = torch.ones(100_000_000)  # 381 MiB

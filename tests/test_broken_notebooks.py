@@ -10,6 +10,8 @@ import pytest
 from chapters import LIBRARY, MACHINERY, NOTEBOOKS, exercises_of, judge, read
 from conftest import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 CHAPTER = "05_rmsnorm"  # a short one; any would do
 PRINTED = re.compile(r"\d")
 

@@ -94,6 +94,7 @@ def test_a_second_training_moves_the_first_aside(here, capsys):
     assert (here / "model.old-1" / "metrics.jsonl").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_documents_configuration_trains_unchanged(here, capsys):
     """With its own 20 million parameters; on the passage for one step, to save time."""
     (here / "config.hocon").write_text(ORIGINAL)
@@ -102,6 +103,7 @@ def test_the_documents_configuration_trains_unchanged(here, capsys):
     assert main(["generate", "--max-new-tokens", "3"]) == 0  # model_path is not there: output_dir
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TINY_SHAKESPEARE.exists(), reason="put tiny_shakespeare.txt into data/")
 def test_tiny_shakespeare_trains(here, capsys):
     config = str(ROOT / "configs" / "tiny_shakespeare.hocon")
@@ -156,6 +158,7 @@ def test_verbose_shows_probability_rivals_and_experts(at_model, capsys):
         assert re.fullmatch(form, line), line
 
 
+@pytest.mark.slow
 def test_stdin_takes_one_prompt_per_line_and_reports_bad_ones(command, trained_folder):
     result = command("generate", "--stdin", "--max-new-tokens", "4", cwd=trained_folder,
                      input="The cat\nZ\n\nThe dog\n")  # fmt: skip
@@ -166,6 +169,7 @@ def test_stdin_takes_one_prompt_per_line_and_reports_bad_ones(command, trained_f
     assert "error: line 3: the prompt is empty" in result.stderr
 
 
+@pytest.mark.slow
 def test_interactive_session_is_that_of_the_documents(command, trained_folder):
     answers = ["The dog", "12", "0.85", "50", "0.9", "exit"]
     result = command("generate", "-i", cwd=trained_folder, input="\n".join(answers) + "\n")

@@ -141,6 +141,7 @@ def test_unusable_hugging_face_dataset_is_one_line(tmp_path, columns, message):
         load_corpus(str(tmp_path / "rows"))
 
 
+@pytest.mark.slow
 def test_unreachable_hub_is_one_clear_line_within_seconds(tmp_path, command, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

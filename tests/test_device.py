@@ -21,6 +21,7 @@ def test_cores_are_those_this_process_may_use():
     assert 1 <= available_cores() <= os.cpu_count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["null", "1", "3"])
 def test_threads_are_set_in_a_fresh_process(setting):
     code = (

@@ -29,7 +29,6 @@ from moe_tutorial.config import Config, ModelConfig, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import expert_load, load_balancing_loss
 from moe_tutorial.processes.distributed import agree, from_first, share
-from moe_tutorial.processes.launch import processes_to_launch
 from moe_tutorial.training import (
     Forward,
     TrainingState,
@@ -51,7 +50,10 @@ name = "finalized-" + os.environ.get("RANK", "launcher")
 atexit.register(pathlib.Path(name).touch)
 """
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="tested on Linux and macOS only")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="tested on Linux and macOS only"),
+]
 
 
 def losses(folder: Path) -> torch.Tensor:
@@ -278,42 +280,6 @@ def test_an_error_of_the_first_process_is_one_line(start, folder_of_one, tmp_pat
     assert out == "settings: model/config.hocon, the run's own\n"
     assert err.count("\n") == 1, err
     assert err.startswith("error: model/checkpoints/latest: names 'step-000001', which is no")
-
-
-def test_a_batch_that_cannot_be_divided_is_one_line(tmp_path, monkeypatch, capsys):
-    shutil.copy(ROOT / "config.hocon", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--set", *RUN, *PARALLEL, "training.batch_size=5"]) == 2
-    err = capsys.readouterr().err
-    assert err == "error: training.batch_size=5 is not divisible by 2 processes; try 4\n"
-
-
-def test_the_number_of_processes_is_as_configured(monkeypatch):
-    def number(**device: object) -> int:
-        return processes_to_launch(
-            Config.model_validate({"device": device, "training": {"batch_size": 12}})
-        )
-
-    assert number() == 1
-    assert number(type="cpu", use_data_parallel=True, gpu_ids=[0, 1]) == 1
-    assert number(type="cpu", use_data_parallel=True, num_processes=3) == 3
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert number(type="cuda", use_data_parallel=True, gpu_ids=[0, 1]) == 2
-    for refused in (
-        {"type": "cuda", "gpu_ids": [0, 1, 2]},
-        {"type": "cuda", "gpu_ids": [0, 0]},
-        {"type": "cuda", "gpu_ids": [2]},
-    ):
-        with pytest.raises(
-            ValueError, match=r"^device\.(type|gpu_ids)=.*, but PyTorch sees 2|once"
-        ):
-            number(use_data_parallel=True, **refused)
-    with pytest.raises(ValueError, match=r"^device\.num_processes=2 .* device\.gpu_ids=\[0, 1\]"):
-        number(type="cuda", use_data_parallel=True, gpu_ids=[0, 1], num_processes=2)
-    with pytest.raises(ValueError, match=r"^device\.num_processes=2 needs device\.use_data_para"):
-        number(num_processes=2)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "someone's")
-    assert number(type="cpu", use_data_parallel=True, num_processes=3) == 1
 
 
 # Facts about single steps: computed once in two processes, then looked at.

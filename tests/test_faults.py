@@ -23,7 +23,10 @@ from moe_tutorial import training
 from moe_tutorial.checkpoint import load_model
 from moe_tutorial.command.cli import main
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send"),
+]
 
 
 def one_line(process) -> str:

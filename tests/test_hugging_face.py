@@ -306,6 +306,7 @@ def test_what_transformers_saves_of_an_export_is_the_same_run_folder(tmp_path, n
     assert public(back) == public(run)
 
 
+@pytest.mark.slow
 def test_a_fresh_python_with_transformers_alone_generates_the_same_text(
     tmp_path, trained_folder, capsys
 ):

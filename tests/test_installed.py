@@ -18,6 +18,8 @@ from chapters import NOTEBOOKS, PRESENT
 from conftest import ROOT, TINY_RUN, environment
 from filelock import FileLock
 
+pytestmark = pytest.mark.slow
+
 QUICK = [item for item in TINY_RUN if "dataset" not in item]
 RUN_NOTEBOOK = """
 import nbformat, pathlib, sys

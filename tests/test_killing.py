@@ -21,7 +21,10 @@ from moe_tutorial.command.cli import main
 STEPS = 120
 RUN = [*TINY_RUN, f"training.max_steps={STEPS}", "training.epochs=1000", "training.save_steps=2"]
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send"),
+]
 
 
 def start(folder: Path, *arguments: str, first: str | None = None) -> subprocess.Popen[str]:

@@ -250,6 +250,7 @@ def test_accents_in_the_other_form_are_named():
         CharTokenizer.fit(composed).encode("caf\u00e8 e")
 
 
+@pytest.mark.slow
 def test_what_goes_to_a_file_is_utf_8_whatever_the_system_s_code_page(here, command):
     """PYTHONIOENCODING stands for a Windows code page here."""
     page = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
@@ -263,6 +264,7 @@ def test_what_goes_to_a_file_is_utf_8_whatever_the_system_s_code_page(here, comm
     assert "?" not in result.stdout + trained.stdout
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_before_the_first_line_of_prompts_costs_nothing(at_model, command):
     result = command(
         "generate", "--stdin", "--max-new-tokens", "3", cwd=at_model,
@@ -279,6 +281,7 @@ def test_characters_that_the_font_of_the_figures_lacks_are_shown_as_code_points(
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["U+6A21", "b"]
 
 
+@pytest.mark.slow
 def test_nbconvert_writes_a_script_with_the_ending_of_a_script(tmp_path):
     shutil.copy(ROOT / "notebooks" / "05_rmsnorm.ipynb", tmp_path)
     subprocess.run(

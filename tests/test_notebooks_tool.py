@@ -34,6 +34,7 @@ def executed(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_ids_stay_and_counts_begin_at_one(executed):
     cells = read(executed)
     assert [c.id for c in cells[1:]] == ["ch99-sum-01", "ch99-gone-01", "ch99-slider-01"]
@@ -41,6 +42,7 @@ def test_ids_stay_and_counts_begin_at_one(executed):
     assert "".join(cells[1].raw["outputs"][0]["data"]["text/plain"]) == "2"
 
 
+@pytest.mark.slow
 def test_an_expected_error_is_stored_without_paths(executed):
     error = read(executed)[2].raw["outputs"][0]
     assert error["ename"] == "FileNotFoundError"
@@ -48,6 +50,7 @@ def test_an_expected_error_is_stored_without_paths(executed):
     assert ".py" not in error["traceback"][0]
 
 
+@pytest.mark.slow
 def test_metadata_and_widget_models_are_dropped(executed):
     notebook = nbformat.read(executed, as_version=4)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
@@ -55,6 +58,7 @@ def test_metadata_and_widget_models_are_dropped(executed):
     assert set(notebook.cells[3].outputs[0].data) == {"text/plain"}
 
 
+@pytest.mark.slow
 def test_result_is_what_nbstripout_verifies_and_a_second_run_changes_nothing(executed):
     before = executed.read_bytes()
     command = [sys.executable, "-m", "nbstripout", "--verify", *TOOL["STRIP"], str(executed)]

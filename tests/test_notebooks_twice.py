@@ -2,8 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from chapters import NOTEBOOKS
 from twice import run_twice_in_new_process
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_chapters_at_once_every_cell_twice_in_a_folder_with_an_awkward_name(tmp_path):

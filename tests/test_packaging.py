@@ -162,6 +162,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not {"torch", "numpy", "matplotlib", "pyhocon", "pydantic", "tqdm"} & set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["command.train", "command.generation", "hugging_face"])
 def test_what_the_command_line_needs_imports_no_optional_or_slow_part(module):
     code = f"import sys, moe_tutorial.{module}; print(*sys.modules)"

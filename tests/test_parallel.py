@@ -148,6 +148,7 @@ def assert_same(actual, expected, name):
     )
 
 
+@pytest.mark.slow
 def test_outputs_and_input_gradients_are_those_of_one_process(group):
     for name, case in group.every.items():
         y, gradient, _ = single_process(*case)

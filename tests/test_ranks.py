@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from moe_tutorial.processes.ranks import run
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 300.0  # a deadline for a busy machine, not an expectation
 
 

@@ -197,6 +197,7 @@ def test_a_history_that_cannot_be_drawn_costs_the_picture_alone(folder, capsys):
     assert load_model(folder / "model", "latest").config.training.max_steps == 9
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="written for a POSIX shell")
 @pytest.mark.parametrize(("arguments", "closed"), [
     (["train", "--resume", "--set", *MORE], ">&-"), (["train", "--resume", "--set", *MORE], "2>&-"),
@@ -238,6 +239,7 @@ def test_history_of_a_run_that_lost_some_has_every_step_once(folder):
     assert steps_recorded(folder) == [10]
 
 
+@pytest.mark.slow
 def test_no_checkpoint_survives_a_power_cut_without_its_history(folder, monkeypatch):
     done = []
     path, real = folder / "model" / "metrics.jsonl", os.fsync
@@ -328,6 +330,7 @@ def test_a_sample_that_cannot_be_drawn_is_refused_before_the_training(
     assert not (folder / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["MPLBACKEND", "MPLCONFIGDIR"])
 def test_matplotlib_settings_of_the_user_cost_the_picture_alone(folder, command, setting):
     """A backend that does not exist; LaTeX for all text, where there is none."""
@@ -362,6 +365,7 @@ def test_a_run_folder_may_begin_with_a_dash(folder):
     assert load_model("-dash").config.paths.output_dir == "-dash"
 
 
+@pytest.mark.slow
 def test_one_line_that_is_no_text_does_not_end_the_others(folder, command):
     result = command(
         "generate", "--stdin", "--max-new-tokens", "3", cwd=folder,
@@ -512,6 +516,7 @@ def test_only_what_a_terminal_obeys_is_written_out():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminal")
 def test_a_strangers_model_cannot_command_the_terminal(tmp_path, command, monkeypatch):
     """A model of two symbols, one of them ESC, seen through a pseudo-terminal and a pipe."""

@@ -117,6 +117,7 @@ def test_the_untouched_folders_load(folder, exported, tmp_path):
     assert load_model(tmp_path / "new").config.model == CONFIG.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("name", FILES)
 def test_truncated_at_every_kilobyte_is_refused(folder, name, signed):
@@ -129,6 +130,7 @@ def test_truncated_at_every_kilobyte_is_refused(folder, name, signed):
         assert opened(folder) is not None, f"{name} cut to {size} bytes"
 
 
+@pytest.mark.slow
 def test_flipped_bits_at_200_random_places_are_refused_or_change_no_model(good, folder):
     """Only settings that everyone may edit, and a pointer's line end, are not covered by a hash."""
     chance, original = random.Random(0), load_model(good)
@@ -150,6 +152,7 @@ def test_flipped_bits_at_200_random_places_are_refused_or_change_no_model(good, 
     assert len(accepted) < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TENSORS)
 def test_flipped_bits_behind_right_hashes_never_do_more_than_change_numbers(folder, name):
     chance, path = random.Random(1), folder / STEP / name
@@ -325,6 +328,7 @@ def test_a_model_section_that_fits_the_shapes_but_is_another_is_refused(folder, 
     assert "config.hocon: the section model is not the one" in opened(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_folder_truncated_at_every_kilobyte_is_refused(exported, tmp_path, name):
     hf = shutil.copytree(exported, tmp_path / "hf")
@@ -336,6 +340,7 @@ def test_exported_folder_truncated_at_every_kilobyte_is_refused(exported, tmp_pa
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_exported_folder_with_200_flipped_bits_is_refused_or_imported_whole(exported, tmp_path):
     chance, hf = random.Random(2), shutil.copytree(exported, tmp_path / "hf")
     refused = 0
@@ -414,6 +419,7 @@ print(json.dumps(grown))
 """
 
 
+@pytest.mark.slow
 def test_loading_takes_at_most_twice_the_file_and_runs_no_code(good, tmp_path):
     """An audit hook ends the process if loading unpickles, executes, imports or connects."""
     if not os.path.exists("/proc/self/clear_refs"):

@@ -16,10 +16,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_chapter_is_copied(folder):
     assert sorted(path.stem for path in folder.iterdir()) == PRESENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chapter", PRESENT)
 def test_solutions_are_gone_and_the_rest_is_kept(folder, chapter):
     copy = read(folder / f"{chapter}.ipynb")
@@ -28,6 +30,7 @@ def test_solutions_are_gone_and_the_rest_is_kept(folder, chapter):
     assert "SOLUTION" not in (folder / f"{chapter}.ipynb").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chapter", PRESENT)
 def test_exercises_have_not_been_run(folder, chapter):
     for cell, original in zip(
@@ -41,6 +44,7 @@ def test_exercises_have_not_been_run(folder, chapter):
             assert cell.raw.get("outputs") == original.raw.get("outputs")
 
 
+@pytest.mark.slow
 def test_unknown_chapter_is_one_line():
     command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), "77"]
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
