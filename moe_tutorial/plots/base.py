@@ -5,10 +5,11 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 from torch import Tensor
+
+from moe_tutorial.plots.described import Figure
 
 # Okabe & Ito 2008: told apart by readers with any color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from moe_tutorial.plots.base import COLORS, tick_label
+from moe_tutorial.plots.described import Figure
 
 
 def sampling_figure(
