@@ -426,7 +426,7 @@ FAST = SETTINGS.model_copy(update={"max_steps": 30, "learning_rate": 2e-2})
 def test_training_lowers_the_loss_and_under_autocast_goes_nearly_the_same_way(change):
     model = TINY.model_copy(update=change)
     plain = records(FAST, model)
-    assert plain[0].loss == pytest.approx(math.log(13), rel=0.02)
+    assert plain[0].loss == pytest.approx(math.log(13), rel=0.03)
     assert plain[-1].validation_loss < 0.2
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = records(FAST, model)
@@ -441,4 +441,4 @@ def test_the_balance_loss_evens_the_load():
         model = TINY.model_copy(update={"load_balancing_loss_coef": coefficient})
         loads = torch.stack([r.expert_load for r in records(FAST, model)[10:]])
         uneven.append(loads.amax(dim=-1).mean())
-    assert uneven[1] < 0.9 * uneven[0]
+    assert uneven[1] - 0.2 < 0.8 * (uneven[0] - 0.2)  # 0.2 would be even
