@@ -100,7 +100,7 @@ class TrainingConfig(_Section):
     weight_decay: NonNegativeFloat = 0.1
     warmup_steps: NonNegativeInt = 100
     grad_clip: PositiveFloat = 1.0
-    epochs: Annotated[float, Field(gt=0, le=1e9)] = 3
+    epochs: Annotated[float, Field(gt=0, le=1e9)] = 3.0
     max_steps: PositiveInt | None = None
     max_seconds: PositiveFloat | None = None
     eval_steps: PositiveInt = 100
