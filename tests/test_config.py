@@ -216,6 +216,11 @@ def test_snapshot_round_trip(tmp_path):
     assert load_config(tmp_path / "config.hocon") == config
 
 
+def test_a_snapshot_of_the_defaults_is_written_again_byte_for_byte(tmp_path):
+    (tmp_path / "config.hocon").write_text(dump_config(Config()))
+    assert dump_config(load_snapshot(tmp_path / "config.hocon")) == dump_config(Config())
+
+
 def test_snapshot_is_strict_json_and_includes_nothing(write):
     write("model.dim = 64", "other.hocon")
     with pytest.raises(ConfigError, match="not the snapshot of a run"):

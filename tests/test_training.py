@@ -160,6 +160,10 @@ def test_two_updates_are_two_steps_of_adamw_on_the_clipped_gradient():
         state.model.named_parameters(), model.parameters(), strict=True
     ):
         torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-4, msg=name)
+        found = state.optimizer.state[ours]
+        m, v = moments[name]
+        torch.testing.assert_close(found["exp_avg"], m, rtol=1e-2, atol=1e-6, msg=name)
+        torch.testing.assert_close(found["exp_avg_sq"], v, rtol=2e-2, atol=1e-9, msg=name)
 
 
 def test_under_autocast_every_update_sees_the_weights_of_the_one_before():
