@@ -1,3 +1,5 @@
+import json
+import math
 import re
 
 import pytest
@@ -5,7 +7,15 @@ from conftest import ROOT, TINY_RUN
 from pyhocon import ConfigFactory
 
 from moe_tutorial.command.hocon import load_config
-from moe_tutorial.config import Config, ConfigError, dump_config, load_snapshot
+from moe_tutorial.config import (
+    Config,
+    ConfigError,
+    InferenceConfig,
+    change_inference,
+    dump_config,
+    load_snapshot,
+    validate_config,
+)
 
 # The documents' configuration file, as they print it.
 ORIGINAL = """
@@ -230,3 +240,184 @@ def test_snapshot_is_strict_json_and_includes_nothing(write):
 def test_a_configuration_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="frozen"):
         Config().model.dim = 5
+
+
+DEFAULTS = {
+    "model": {
+        "dim": 256, "num_layers": 4, "num_heads": 8, "num_experts": 8, "top_k": 2,
+        "hidden_dim": None, "router": "softmax", "shared_expert": True, "max_seq_len": 128,
+        "rope_theta": 10_000.0, "norm_eps": 1e-5, "dropout": 0.1, "load_balancing_loss_coef": 0.01,
+    },
+    "device": {
+        "type": "auto", "num_cpu_threads": None, "num_cpu_interop_threads": None, "gpu_ids": [0],
+        "use_mps": True, "use_data_parallel": False, "num_processes": None,
+    },
+    "training": {
+        "dataset": "fables", "data_dir": "data", "num_workers": 0, "seq_len": 128,
+        "batch_size": 16, "learning_rate": 3e-4, "weight_decay": 0.1, "warmup_steps": 100,
+        "grad_clip": 1.0, "epochs": 3.0, "max_steps": None, "max_seconds": None,
+        "eval_steps": 100, "save_steps": 500, "seed": 0,
+    },
+    "inference": {
+        "prompt": None, "max_new_tokens": 50, "temperature": 0.7, "top_k": None, "top_p": None,
+    },
+    "paths": {"output_dir": "model", "model_path": None},
+}  # fmt: skip
+
+
+def test_a_missing_key_means_this():
+    assert Config().model_dump() == DEFAULTS
+    assert validate_config({}, "x").model_dump() == DEFAULTS
+
+
+LEAST_AND_MOST = [  # what is just allowed, and what is just not
+    (("model.dim", "model.num_heads", "training.batch_size"), 1, 0, 65_536, 65_537),
+    (("model.hidden_dim", "model.max_seq_len"), 1, 0, 65_536, 65_537),
+    (("model.num_layers",), 1, 0, 256, 257),
+    (("model.num_experts", "model.top_k"), 1, 0, 1024, 1025),
+    (("model.rope_theta", "model.norm_eps"), 1e-9, 0.0, 1e300, math.inf),
+    (("model.dropout",), 0.0, -1e-9, 0.999, 1.0),
+    (("model.load_balancing_loss_coef", "training.weight_decay"), 0.0, -1e-9, 1e300, math.inf),
+    (("device.num_cpu_threads",), -1, -2, 1024, 1025),
+    (("device.num_cpu_threads",), 1, 0, 2, 2000),
+    (("device.num_cpu_interop_threads",), 1, 0, 1024, 1025),
+    (("device.gpu_ids",), [0], [], [3, 1], [-1]),
+    (("device.num_processes", "training.eval_steps", "training.save_steps"), 1, 0, 10**9, 1.5),
+    (("training.max_steps", "inference.max_new_tokens", "inference.top_k"), 1, 0, 10**9, "1"),
+    (("training.num_workers", "training.warmup_steps"), 0, -1, 10**9, True),
+    (("training.learning_rate", "training.grad_clip"), 1e-9, 0.0, 1e300, math.inf),
+    (("training.max_seconds",), 1e-9, 0.0, 1e300, math.nan),
+    (("training.epochs",), 1e-9, 0.0, 1e9, 1.1e9),
+    (("training.seed",), 0, -1, 2**63 - 1, 2**63),
+    (("training.seq_len",), 1, 0, 128, 129),
+    (("inference.prompt", "training.dataset"), "a", "", "ab", 3),
+    (("training.data_dir", "paths.output_dir", "paths.model_path"), "a", "", "ab", "a\tb"),
+    (("inference.temperature",), 0.0, -1e-9, 1e300, math.inf),
+    (("inference.top_p",), 1e-9, 0.0, 1.0, 1.001),
+    (("model.router",), "softmax", "", "sigmoid", "both"),
+    (("device.type",), "auto", "", "mps", "tpu"),
+    (("model.shared_expert", "device.use_mps", "device.use_data_parallel"), True, 1, False, "no"),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "less", "most", "more"),
+    [(key, *bounds) for keys, *bounds in LEAST_AND_MOST for key in keys],
+)
+def test_every_key_has_its_bounds(key, least, less, most, more):
+    section, name = key.split(".")
+    others = {"training": {"seq_len": 1}} if name == "max_seq_len" else {}
+    for value in (least, most):
+        found = validate_config({**others, section: {name: value}}, "here")
+        assert getattr(getattr(found, section), name) == value
+    for value in (less, more):
+        with pytest.raises(ConfigError, match=rf"^here: {section}\.{name}"):
+            validate_config({**others, section: {name: value}}, "here")
+
+
+def test_every_key_is_in_the_table_of_bounds():
+    keys = {f"{section}.{key}" for section, values in DEFAULTS.items() for key in values}
+    assert {key for keys, *_ in LEAST_AND_MOST for key in keys} == keys
+
+
+def test_experts_of_all_layers_together_have_a_bound():
+    sizes = {"num_layers": 4, "num_experts": 1024}
+    assert validate_config({"model": sizes}, "here").model.num_experts == 1024
+    with pytest.raises(ConfigError, match=r"num_layers=5 times .*=1024 is above 4,096; lower one"):
+        validate_config({"model": {**sizes, "num_layers": 5}}, "here")
+
+
+@pytest.mark.parametrize("control", "\n\t\r\b\f")
+@pytest.mark.parametrize("key", ["training.dataset", "paths.output_dir"])
+def test_a_name_holds_no_line_break_or_tab(key, control):
+    section, name = key.split(".")
+    with pytest.raises(ConfigError, match=r"holds a line break, a tab or the like"):
+        validate_config({section: {name: f"a{control}b"}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"dim": "128"}}, "model.dim: input should be a valid integer, but it is '128'; "
+         "write 128, without quotes"),
+        ({"training": {"epochs": ".5"}}, "training.epochs: input should be a valid number, but it "
+         "is '.5'; write 0.5, without quotes"),
+        ({"training": {"epochs": "-2e-3"}}, "training.epochs: input should be a valid number, but "
+         "it is '-2e-3'; write -0.002, without quotes"),
+        ({"training": {"epochs": "2e"}}, "training.epochs: input should be a valid number, but it "
+         "is '2e'"),
+        ({"model": {"shared_expert": "True"}}, "model.shared_expert: input should be a valid "
+         "boolean, but it is 'True'; write true"),
+        ({"model": {"shared_expert": "False"}}, "model.shared_expert: input should be a valid "
+         "boolean, but it is 'False'; write false"),
+        ({"inference": {"top_k": "None"}}, "inference.top_k: input should be a valid integer, but "
+         "it is 'None'; write null"),
+        ({"model": {"dim": "x" * 78}}, f"model.dim: input should be a valid integer, but it is "
+         f"'{'x' * 78}'"),
+        ({"model": {"dim": "x" * 79}}, f"model.dim: input should be a valid integer, but it is "
+         f"'{'x' * 79} ..."),
+        ({"training": {"dataset": 7}}, "training.dataset: input should be a valid string, but it "
+         "is 7; write it in quotes"),
+        ({"model": {"dim": 0, "num_layers": 0, "num_heads": 0}}, "model.dim: input should be "
+         "greater than 0, but it is 0 (and 2 more)"),
+        ({"model": {"a\nb": 0}}, "unknown key model.a\\nb; the keys here are model.dim, "
+         "model.num_layers, model.num_heads, model.num_experts, model.top_k, model.hidden_dim, "
+         "model.router, model.shared_expert, model.max_seq_len, model.rope_theta, model.norm_eps, "
+         "model.dropout, model.load_balancing_loss_coef"),
+        ({"y" * 90: 0}, f"unknown key {'y' * 80}; the keys here are model, device, training, "
+         "inference, paths"),
+        ({"trainin": {}}, "unknown key trainin; did you mean training?"),
+        ({"top_p": 0}, "unknown key top_p; did you mean inference.top_p?"),
+        ({"top_k": 0}, "unknown key top_k; did you mean model.top_k?"),
+        ({"paths": {"output_di": "a"}}, "unknown key paths.output_di; did you mean "
+         "paths.output_dir?"),
+        ({"training": {"seed": {"a": 1}}}, "training.seed: input should be a valid integer, but "
+         "it is {'a': 1}"),
+        ({"device": {"gpu_ids": [0, "x"]}}, "device.gpu_ids.1: input should be a valid integer, "
+         "but it is 'x'"),
+        ({"device": {"num_cpu_threads": 0}}, "device.num_cpu_threads: 0 threads cannot compute; "
+         "use -1 (all cores but two), null or a number"),
+        ({"training": {"seq_len": 129}}, "training.seq_len=129 is longer than "
+         "model.max_seq_len=128; lower the one or raise the other"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_explained_word_for_word(values, message):
+    with pytest.raises(ConfigError) as caught:
+        validate_config(values, "my.hocon")
+    assert str(caught.value) == f"my.hocon: {message}"
+
+
+def test_sampling_settings_change_one_by_one_and_are_checked():
+    before = InferenceConfig(temperature=0.5, top_k=3)
+    assert change_inference(before, {"top_k": None, "top_p": 0.5}) == InferenceConfig(
+        temperature=0.5, top_p=0.5
+    )
+    assert change_inference(before, {}) == before
+    with pytest.raises(ConfigError, match=r"^top_p: input should be less than or equal to 1, but"):
+        change_inference(before, {"top_p": 2})
+    with pytest.raises(ConfigError, match=r"^unknown key seed; "):
+        change_inference(before, {"seed": 2})
+
+
+def test_a_snapshot_is_indented_json_of_every_key():
+    text = dump_config(Config())
+    assert json.loads(text) == DEFAULTS
+    assert text.startswith('{\n  "model": {\n    "dim": 256,\n')
+    assert text.endswith("\n}\n")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, None])
+def test_a_snapshot_that_is_none_is_named(tmp_path, content):
+    path = tmp_path / "config.hocon"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.hocon: not the snapshot of a run \("):
+        load_snapshot(path)
+    with pytest.raises(ConfigError, match=r"config\.hocon: not the snapshot of a run \("):
+        load_snapshot(str(path))
+
+
+def test_a_snapshot_with_a_wrong_value_names_file_and_key(tmp_path):
+    (tmp_path / "config.hocon").write_text('{"model": {"dim": 0}}')
+    with pytest.raises(ConfigError, match=r"^.*config\.hocon: model\.dim: input should be gr"):
+        load_snapshot(tmp_path / "config.hocon")
