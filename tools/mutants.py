@@ -33,8 +33,8 @@ MODULES = {  # the file, its tests
     "corpus": ["corpus"],
     "checkpoint": ["checkpoint"],
     "command/run": ["run"],
-    "config": ["config"],
-    "command/cli": ["cli"],
+    "config": ["config", "settings"],
+    "command/cli": ["flags", "cli"],
     "families": ["families"],
 }
 SETTINGS = """
