@@ -6,6 +6,7 @@ import os
 import re
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from moe_tutorial.checkpoint import load_model
 from moe_tutorial.command import log, run
 from moe_tutorial.command.run import _first_words, describe, open_run, train_in_folder
 from moe_tutorial.config import Config, load_snapshot
+from moe_tutorial.corpus import Corpus
 from moe_tutorial.model import MoELanguageModel
+from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord
 
 MODEL = {"dim": 8, "num_layers": 2, "num_heads": 2, "num_experts": 3, "top_k": 2, "hidden_dim": 4,
@@ -94,10 +97,22 @@ def test_a_fresh_run_holds_the_text_as_numbers_and_the_model_of_its_seed(here):
     assert Path("model/checkpoints").is_dir()
 
 
-def test_half_an_emoji_has_a_hash_too(here):
-    Path("odd.txt").write_bytes(("ab\U0001f600" * 40).encode())
-    with open_run(settings(dataset="odd.txt"), resume=False) as run:
-        assert len(run.train_ids) == 108
+def test_everything_of_a_run_is_on_its_device_and_any_text_has_a_hash(monkeypatch):
+    moved = torch.device("meta")  # a device that every machine has
+    monkeypatch.setattr(
+        training, "start_training", lambda model, config: SimpleNamespace(model=model)
+    )
+    corpus = Corpus("ab\ud800" * 9, "ba")  # half of a pair, as datasets have it
+    tokenizer = CharTokenizer.fit(corpus.train)
+    opened = run._fresh_run(settings(), corpus, tokenizer, moved)
+    weights = opened.state.model.parameters()
+    tensors = [opened.train_ids, opened.validation_ids, *weights]
+    assert {tensor.device for tensor in tensors} == {moved}
+    assert opened.forward is opened.state.model
+    whole = b"ab\xed\xa0\x80" * 9 + b"\0ba"
+    assert opened.state.text == hashlib.sha256(whole).hexdigest()
+    opened.state.step = 0
+    assert " active per character; meta; from the start" in describe(opened)
 
 
 def test_a_symbol_that_only_the_held_out_text_has_is_in_the_vocabulary(here):
@@ -415,3 +430,16 @@ def test_the_dataset_is_read_from_where_the_settings_say(here, monkeypatch):
     monkeypatch.setattr(run, "load_corpus", lambda *a: (asked.append(a), load(*a))[1])
     with open_run(settings(data_dir="texts", num_workers=3), resume=False):
         assert asked == [("passage", "texts", 3)]
+
+
+def test_the_logs_are_utf_8_whatever_the_machine_writes_otherwise(monkeypatch):
+    real, opened = Path.open, {}
+
+    def note(path, mode="r", **options):
+        if mode == "a":
+            opened[path.name] = options["encoding"]
+        return real(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", note)
+    complete(settings(max_steps=1))
+    assert opened == {"metrics.jsonl": "utf-8", "train.log": "utf-8"}
