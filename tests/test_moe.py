@@ -11,6 +11,7 @@ from moe_tutorial.moe import (
     SwiGLU,
     default_hidden_dim,
     dispatch,
+    dispatch_one,
     expert_load,
     load_balancing_loss,
     load_summary,
@@ -195,6 +196,30 @@ def test_experts_are_any_callables_each_called_once_with_its_tokens():
     assert seen == [[[11.0]], [[10.0], [12.0]]]
 
 
+def test_every_expert_gets_its_tokens_in_the_order_of_the_text():
+    seen = []
+
+    def expert(rows):
+        seen.append(rows.flatten().tolist())
+        return rows
+
+    routing = routing_of([[n % 2] for n in range(200)], torch.ones(200, 2))
+    dispatch(torch.arange(200.0)[:, None], routing, [expert, expert], scale_input=False)
+    assert seen == [list(range(0, 200, 2)), list(range(1, 200, 2))]
+
+
+def test_a_token_for_an_expert_that_is_not_there_is_an_error():
+    routing = routing_of([[0], [2]], torch.ones(2, 3))
+    with pytest.raises(ValueError, match="zip"):
+        dispatch(torch.ones(2, D), routing, [torch.neg, torch.neg], scale_input=False)
+
+
+def test_a_weight_without_an_expert_is_an_error():
+    routing = routing_of([[0, 1]], torch.ones(1, 2))._replace(weights=torch.ones(1, 3))
+    with pytest.raises(ValueError, match="zip"):
+        dispatch_one(torch.ones(1, D), routing, [torch.neg, torch.neg], scale_input=False)
+
+
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("time", [1, 9])
 def test_the_router_computes_in_float32_whatever_the_model_s_type(router, time):
@@ -222,6 +247,43 @@ def test_autocast_leaves_the_routing_alone_and_the_outputs_near(router):
     assert not torch.equal(near, y)  # the experts' products were rounded
 
 
+@pytest.mark.parametrize("shared_expert", [False, True])
+def test_the_layer_holds_these_matrices_and_no_biases(shared_expert):
+    swiglu = {"w_gate": (D, HIDDEN), "w_up": (D, HIDDEN), "w_down": (HIDDEN, D)}
+    parts = [f"experts.{e}" for e in range(E)] + ["shared_expert"] * shared_expert
+    expected = {f"{part}.{name}": shape for part in parts for name, shape in swiglu.items()}
+    found = {
+        name: tuple(p.shape) for name, p in make(shared_expert=shared_expert).named_parameters()
+    }
+    assert found == {"router.scores.weight": (E, D), **expected}
+
+
+@pytest.mark.parametrize("shared_expert", [False, True])
+def test_output_weights_are_what_writes_to_the_residual_stream(shared_expert):
+    moe = make(shared_expert=shared_expert)
+    for weight in moe.output_weights():
+        weight.data.zero_()
+    assert len(moe.output_weights()) == E + shared_expert
+    assert torch.count_nonzero(moe(tokens())[0]) == 0
+    assert torch.count_nonzero(moe.router.scores.weight) == D * E
+
+
+def test_every_matrix_starts_at_one_over_the_root_of_its_inputs():
+    moe = MoE(dim=64, hidden_dim=400, num_experts=2, top_k=1, shared_expert=True)
+    for swiglu in (*moe.experts, moe.shared_expert):
+        for weight, inputs in [(swiglu.w_gate, 64), (swiglu.w_up, 64), (swiglu.w_down, 400)]:
+            assert weight.std().item() == pytest.approx(inputs**-0.5, rel=0.03)
+            assert weight.abs().max() > 3 * weight.std()  # normal, not uniform
+    a, b = (expert.w_up for expert in moe.experts)
+    assert not torch.equal(a, b)
+
+
+def test_a_layer_is_mixtral_s_unless_told_otherwise():
+    moe = MoE(dim=D, hidden_dim=HIDDEN, num_experts=E, top_k=K)
+    assert moe.router.router == "softmax"
+    assert moe.shared_expert is None
+
+
 def test_uniform_routing_has_balance_one_and_even_load():
     routing = routing_of([[0], [1], [2], [3]], torch.full((4, 4), 0.25))
     assert load_balancing_loss([routing]).item() == pytest.approx(1.0)
@@ -246,6 +308,17 @@ def test_balance_can_be_fooled_so_the_load_must_be_looked_at_too():
     half_dead = routing_of([[n % 4] for n in range(8)], probs)
     assert load_balancing_loss([half_dead]).item() == pytest.approx(0.4)
     assert load_summary(expert_load(half_dead)) == (2.0, 4)
+
+
+def test_balance_and_load_count_each_of_the_top_k():
+    # f = (1/2, 1/4, 1/4), P = (0.5, 0.3, 0.2): 3 * (0.25 + 0.075 + 0.05)
+    routing = routing_of([[0, 1], [0, 2]], [[0.5, 0.4, 0.1], [0.5, 0.2, 0.3]])
+    assert expert_load(routing).tolist() == [0.5, 0.25, 0.25]
+    assert load_balancing_loss([routing]).item() == pytest.approx(1.125)
+
+
+def test_an_expert_with_few_tokens_is_not_dead():
+    assert load_summary(torch.tensor([0.75, 0.01, 0.24, 0.0])) == (3.0, 1)
 
 
 def test_balance_is_taken_per_layer_then_averaged():
@@ -288,3 +361,7 @@ def test_sizes_below_one_are_an_error(dim, hidden_dim):
     message = f"dim={dim} and hidden_dim={hidden_dim} must be at least 1"
     with pytest.raises(ValueError, match=message):
         SwiGLU(dim=dim, hidden_dim=hidden_dim)
+
+
+def test_one_number_and_one_hidden_unit_are_enough():
+    assert SwiGLU(dim=1, hidden_dim=1)(torch.ones(3, 1)).shape == (3, 1)
