@@ -22,7 +22,7 @@ def x():
     return torch.randn(B, T, D, dtype=torch.float64)
 
 
-def by_hand(attention, x, scale=DH**-0.5):
+def by_hand(attention, x):
     """Scores, mask and softmax written out, head by head."""
     q, k, v = attention.qkv(x).chunk(3, dim=-1)
     heads = []
@@ -30,7 +30,7 @@ def by_hand(attention, x, scale=DH**-0.5):
         part = slice(h * DH, (h + 1) * DH)
         qh = apply_rope(q[:, None, :, part], COS, SIN)[:, 0]
         kh = apply_rope(k[:, None, :, part], COS, SIN)[:, 0]
-        scores = qh @ kh.transpose(1, 2) * scale
+        scores = qh @ kh.transpose(1, 2) / DH**0.5
         scores = scores.masked_fill(~causal_mask(T, T), -math.inf)
         heads.append(scores.softmax(dim=-1) @ v[..., part])
     return attention.out(torch.cat(heads, dim=-1))
@@ -38,6 +38,11 @@ def by_hand(attention, x, scale=DH**-0.5):
 
 def test_mask_keeps_the_diagonal_and_everything_before_it():
     assert causal_mask(3, 3).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_mask_is_made_of_booleans_and_lies_where_it_is_told():
+    assert causal_mask(1, 1).dtype == torch.bool
+    assert causal_mask(2, 3, torch.device("meta")).device.type == "meta"
 
 
 def test_mask_of_new_queries_sees_all_older_keys():
@@ -52,10 +57,6 @@ def test_equals_attention_written_out_forward_and_backward(attention, x):
     grads = torch.autograd.grad(y.square().sum(), list(attention.parameters()))
     expected_grads = torch.autograd.grad(expected.square().sum(), list(attention.parameters()))
     torch.testing.assert_close(grads, expected_grads)
-
-
-def test_scaling_by_dim_instead_of_head_dim_would_be_noticed(attention, x):
-    assert not torch.allclose(attention(x, COS, SIN), by_hand(attention, x, scale=D**-0.5))
 
 
 def test_equals_pytorch_multihead_attention_without_positions(attention, x):
@@ -75,7 +76,7 @@ def test_attention_does_not_see_the_future(attention, x):
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-@pytest.mark.parametrize("pieces", [[7], [1] * 7, [3, 1, 3], [1, 5, 1]])
+@pytest.mark.parametrize("pieces", [[7], [1] * 7, [3, 2, 2], [1, 5, 1]])
 def test_cache_equals_recomputation(attention, x, pieces):
     cache = KVCache(batch_size=B, num_heads=H, max_seq_len=T, head_dim=DH, dtype=torch.float64)
     outputs, start = [], 0
@@ -86,6 +87,15 @@ def test_cache_equals_recomputation(attention, x, pieces):
     torch.testing.assert_close(torch.cat(outputs, dim=1), attention(x, COS, SIN))
 
 
+def test_everything_is_made_on_the_device_of_x(attention, x):
+    attention, x, cos, sin = (part.to("meta") for part in (attention, x, COS, SIN))
+    cache = KVCache(
+        batch_size=B, num_heads=H, max_seq_len=2 * T, head_dim=DH, device=x.device, dtype=x.dtype
+    )
+    attention(x, cos, sin, cache)
+    assert attention(x, cos, sin, cache).device.type == "meta"
+
+
 def test_one_new_position_needs_no_mask(attention, x, monkeypatch):
     cache = KVCache(batch_size=B, num_heads=H, max_seq_len=T, head_dim=DH, dtype=torch.float64)
     attention(x[:, :-1], COS[:-1], SIN[:-1], cache)
@@ -94,17 +104,61 @@ def test_one_new_position_needs_no_mask(attention, x, monkeypatch):
     torch.testing.assert_close(last, attention(x, COS, SIN)[:, -1:])
 
 
-def test_full_cache_is_an_error():
+def test_a_cache_keeps_keys_and_values_apart_and_in_order():
+    cache = KVCache(batch_size=2, num_heads=1, max_seq_len=3, head_dim=4)
+    assert cache.keys.shape == cache.values.shape == (2, 1, 3, 4)
+    assert cache.keys.dtype == cache.values.dtype == torch.float32
+    k, v = torch.randn(2, 2, 1, 3, 4)
+    for start, end in [(0, 2), (2, 3)]:
+        keys, values = cache.append(k[:, :, start:end], v[:, :, start:end])
+        assert cache.length == end
+        assert torch.equal(keys, k[:, :, :end])
+        assert torch.equal(values, v[:, :, :end])
+
+
+def test_a_cache_lies_where_and_is_of_what_it_is_told():
+    cache = KVCache(
+        batch_size=1, num_heads=1, max_seq_len=2, head_dim=2, device="meta", dtype=torch.bfloat16
+    )
+    for part in (cache.keys, cache.values):
+        assert (part.device.type, part.dtype) == ("meta", torch.bfloat16)
+
+
+@pytest.mark.parametrize(("filled", "more"), [(0, 3), (2, 1), (1, 2)])
+def test_more_than_fits_is_an_error_and_leaves_the_cache_as_it_was(filled, more):
     cache = KVCache(batch_size=1, num_heads=1, max_seq_len=2, head_dim=2)
+    cache.append(*torch.ones(2, 1, 1, filled, 2))
     with pytest.raises(ValueError, match="position 3 does not fit into a cache of 2"):
-        cache.append(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
+        cache.append(*torch.zeros(2, 1, 1, more, 2))
+    assert cache.length == filled
+    assert (cache.keys[:, :, :filled] == 1).all()
 
 
-def test_dropout_acts_only_while_training(x):
+def test_values_of_other_heads_than_the_keys_are_an_error():
+    cache = KVCache(batch_size=1, num_heads=2, max_seq_len=2, head_dim=2)
+    message = r"keys \(1, 2, 1, 2\) and values \(1, 1, 1, 2\) are of another batch or other heads"
+    with pytest.raises(ValueError, match=message):
+        cache.append(torch.zeros(1, 2, 1, 2), torch.zeros(1, 1, 1, 2))
+
+
+def test_dropout_falls_once_on_the_output_and_only_while_training():
     attention = CausalSelfAttention(dim=D, num_heads=H, dropout=0.5).double()
-    assert not torch.equal(attention(x, COS, SIN), attention(x, COS, SIN))
-    attention.eval()
-    assert torch.equal(attention(x, COS, SIN), attention(x, COS, SIN))
+    x = torch.randn(50, T, D, dtype=torch.float64)
+    dropped, y = attention(x, COS, SIN), attention.eval()(x, COS, SIN)
+    torch.testing.assert_close(y, by_hand(attention, x))
+    kept = dropped != 0
+    assert kept.double().mean().item() == pytest.approx(0.5, abs=0.03)
+    torch.testing.assert_close(dropped[kept], 2 * y[kept])
+
+
+def test_two_matrices_and_no_biases(attention):
+    shapes = {name: tuple(weight.shape) for name, weight in attention.state_dict().items()}
+    assert shapes == {"qkv.weight": (3 * D, D), "out.weight": (D, D)}
+
+
+def test_the_smallest_head_is_one_pair():
+    table = rope_table(3, 2)
+    assert CausalSelfAttention(dim=2, num_heads=1)(torch.randn(1, 3, 2), *table).shape == (1, 3, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ from difflib import unified_diff
 
 import pytest
 from chapters import CHAPTERS, PRESENT, cells, code, module_tree
+from conftest import ROOT
+
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.model import MoELanguageModel, count_parameters
 
 in_each = pytest.mark.parametrize("chapter", PRESENT)
 
@@ -150,3 +154,10 @@ def test_docstrings_and_annotations_are_no_drift(same):
 )
 def test_any_other_difference_is_drift(other):
     assert len(drift(other, definitions(ast.parse(LIBRARY)))) == 1
+
+
+def test_chapter_07_counts_the_default_configuration():
+    config = load_config(ROOT / "config.hocon").model
+    count = count_parameters(MoELanguageModel(config, vocab_size=61))
+    chapter = (ROOT / "notebooks" / "07_moe.ipynb").read_text(encoding="utf-8")
+    assert f"total {count.total}, active {count.active}," in chapter
