@@ -42,7 +42,7 @@ def load_corpus(dataset: str, data_dir: str | Path = "data", num_workers: int = 
     num_workers: processes that prepare a Hugging Face dataset; 0 for none beside this one.
     Raises: ValueError or OSError, one line, saying what to do.
     """
-    path = Path(dataset).expanduser()
+    path = Path(os.path.expanduser(dataset))  # an unknown user is left as it is
     if dataset in ("fables", "passage"):
         return split_text(read_text(BUILT_IN / f"{dataset}.txt"))
     if dataset == "tiny_shakespeare":

@@ -90,7 +90,7 @@ def test_logits_of_a_damaged_model_are_an_error(bad, temperature):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 1e-30}, {"temperature": 1e30}, {"top_p": 1e-30}]
+    "settings", [{"temperature": 1e-30}, {"temperature": 1e30}, {"top_k": 1}, {"top_p": 1e-30}]
 )
 def test_the_ends_of_the_ranges_are_allowed(settings):
     assert next_token_probs(LOGITS, **settings).sum().item() == pytest.approx(1)
@@ -104,6 +104,7 @@ def test_top_p_works_on_what_top_k_and_temperature_left():
 
 def test_a_tiny_temperature_is_greedy_and_a_huge_one_uniform():
     assert next_token_probs(LOGITS, 1e-30).tolist() == [0, 0, 0, 0, 1]
+    assert next_token_probs(1e9 * LOGITS, 1e-30).tolist() == [0, 0, 0, 0, 1]
     torch.testing.assert_close(next_token_probs(LOGITS, 1e30), torch.full((5,), 0.2))
 
 
@@ -125,7 +126,7 @@ def test_bad_settings_are_errors(settings, message, tiny_model):
     with pytest.raises(ValueError, match=message):
         next_token_probs(LOGITS, **settings)
     with pytest.raises(ValueError, match=message):
-        sample(tiny_model, torch.tensor([1]), 1, **settings)
+        sample(tiny_model, torch.tensor([1]), 0, **settings)  # before anything is computed
 
 
 def test_empty_prompt_is_an_error(tiny_model):
