@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from moe_tutorial.batching import evaluation_batches, random_batch, sliding_windows
+from moe_tutorial.batching import check_length, evaluation_batches, random_batch, sliding_windows
 
 IDS = torch.arange(10)
 
@@ -25,10 +25,47 @@ def test_targets_are_inputs_shifted_by_one():
     assert x[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5]  # every start, none outside
 
 
-def test_same_seed_same_batches():
-    draws = [random_batch(IDS, 4, 3, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+def test_same_seed_same_batches_and_the_global_seed_is_not_used():
+    draws = []
+    for seed in (1, 1, 2):
+        generator, before = torch.Generator().manual_seed(seed), torch.get_rng_state()
+        draws.append([random_batch(IDS, 9, 3, generator)[0].tolist() for _ in range(2)])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert draws[0] == draws[1] != draws[2]
+    assert draws[0][0] != draws[0][1]  # the generator goes on
+
+
+def test_every_start_is_as_likely_as_any_other():
+    x, _ = random_batch(IDS, 9000, 1, torch.Generator().manual_seed(0))
+    shares = x.flatten().bincount() / 9000
+    torch.testing.assert_close(shares, torch.full((9,), 1 / 9), atol=0.015, rtol=0)
+
+
+def test_windows_are_views_and_batches_are_copies():
+    ids = torch.arange(4)
+    x, y = sliding_windows(ids, 2)
+    drawn = random_batch(ids, 3, 3, torch.Generator())[0]
+    ids += 10
+    assert (x.tolist(), y.tolist()) == ([[10, 11], [11, 12]], [[11, 12], [12, 13]])
+    assert drawn.tolist() == [[0, 1, 2]] * 3
+
+
+@pytest.mark.parametrize(
+    ("every", "starts"),
+    [(1, [0, 4, 8, 12, 16]), (2, [0, 8, 16]), (3, [0, 12]), (4, [0, 16]), (9, [0])],
+)
+def test_a_sample_is_every_so_many_th_window(every, starts):
+    ids = torch.arange(19)  # four whole windows of 4, and 16 17 with the targets 17 18
+    rows = [row.tolist() for x, _ in evaluation_batches(ids, 2, 4, every) for row in x]
+    assert rows == [list(range(start, min(start + 4, 18))) for start in starts]
+    for x, y in evaluation_batches(ids, 2, 4, every):
+        assert torch.equal(y, x + 1)
+
+
+def test_evaluation_batches_are_full_then_smaller_and_a_short_window_is_alone():
+    shapes = [tuple(x.shape) for x, _ in evaluation_batches(torch.arange(24), 2, 4)]
+    assert shapes == [(2, 4), (2, 4), (1, 4), (1, 3)]
+    assert [tuple(y.shape) for _, y in evaluation_batches(torch.arange(9), 2, 4)] == [(2, 4)]
 
 
 @pytest.mark.parametrize("length", [2, 9, 10, 11, 25])
@@ -64,12 +101,21 @@ def test_batches_of_no_windows_are_an_error(batch_size):
 
 
 def test_ids_with_two_axes_are_an_error():
-    with pytest.raises(ValueError, match=r"2 axes \(2, 5\), but a text is one row"):
-        sliding_windows(IDS.view(2, 5), 1)
+    for use in (sliding_windows, check_length):
+        with pytest.raises(ValueError, match=r"2 axes \(2, 5\), but a text is one row"):
+            use(IDS.view(2, 5), 1)
 
 
 def test_text_shorter_than_a_window_is_an_error_with_both_numbers():
     with pytest.raises(ValueError, match=r"10 characters, .* seq_len=10 and its target need 11"):
         random_batch(IDS, 1, 10, torch.Generator())
-    with pytest.raises(ValueError, match="2"):
-        list(evaluation_batches(IDS[:1], 1, 4))
+    with pytest.raises(ValueError, match=r"1 characters, .* seq_len=1 and its target need 2"):
+        next(evaluation_batches(IDS[:1], 1, 4))
+
+
+def test_one_window_and_its_target_are_enough():
+    assert sliding_windows(IDS, 9)[1].tolist() == [list(range(1, 10))]
+    assert random_batch(IDS, 1, 9, torch.Generator())[0].tolist() == [list(range(9))]
+    check_length(IDS, 9)
+    ((x, y),) = evaluation_batches(IDS[:2], 1, 4)
+    assert (x.tolist(), y.tolist()) == ([[0]], [[1]])

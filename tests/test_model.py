@@ -167,6 +167,14 @@ def test_cached_logits_equal_uncached(tiny_model, pieces):
     )
 
 
+def test_one_layer_reads_through_its_cache_too():
+    model = MoELanguageModel(TINY.model_copy(update={"num_layers": 1}), V)
+    tokens, caches = sequence(1, 3), model.new_caches()
+    model(tokens[:, :2], caches)
+    last = model(tokens[:, 2:], caches).logits[:, 0]
+    torch.testing.assert_close(last, model(tokens).logits[:, 2])
+
+
 def test_overfits_one_batch(tiny_model):
     x, y = sequence(4), sequence(4)
     optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=1e-2)
@@ -197,10 +205,9 @@ def test_parameters_counted_by_hand(tiny_model):
     d, f, e, k, layers = 24, 16, 5, 2, 2
     rest = 2 * V * d + d + layers * (2 * d + 4 * d * d + d * e)
     expert = 3 * d * f
-    assert count_parameters(tiny_model) == (
-        rest + layers * e * expert,
-        rest + layers * k * expert,
-    )
+    count = count_parameters(tiny_model)
+    assert count == (rest + layers * e * expert, rest + layers * k * expert)
+    assert f"{count.active:,}" == "10,200"
 
 
 def test_shared_expert_is_always_active():

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moe_tutorial.rmsnorm import RMSNorm
+from moe_tutorial.rmsnorm import RMSNorm, widen
 
 
 def test_three_and_four_by_hand():
@@ -25,6 +25,18 @@ def test_equals_pytorch_forward_and_backward():
     torch.testing.assert_close(norm.weight.grad, reference_weight.grad)
 
 
+def test_eps_is_added_under_the_root_and_is_a_hundred_thousandth_unless_told_otherwise():
+    x = torch.tensor([0.003])
+    torch.testing.assert_close(RMSNorm(1, eps=16e-6)(x), torch.tensor([0.6]))
+    torch.testing.assert_close(RMSNorm(1)(x), x / (0.000009 + 0.00001) ** 0.5)
+    assert RMSNorm(1)(torch.zeros(1)).item() == 0
+
+
+def test_weight_starts_as_ones_and_is_all_that_is_learned():
+    ((name, weight),) = RMSNorm(3).named_parameters()
+    assert (name, weight.tolist()) == ("weight", [1, 1, 1])
+
+
 def test_scale_of_the_input_does_not_matter():
     x, norm = torch.randn(4, 8), RMSNorm(8, eps=0.0)
     torch.testing.assert_close(norm(1000 * x), norm(x))
@@ -41,6 +53,21 @@ def test_half_precision_does_not_overflow_and_comes_back_in_its_type():
     torch.testing.assert_close(y, torch.ones(4, dtype=torch.float16))
 
 
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
+def test_narrow_numbers_are_rounded_once_at_the_end(narrow):
+    norm, x = RMSNorm(64), torch.randn(50, 64).to(narrow)
+    norm.weight.data.uniform_(0.5, 2.0)
+    assert torch.equal(norm(x), norm(x.float()).to(narrow))
+
+
+@pytest.mark.parametrize(
+    ("given", "computed"),
+    [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64",) * 2],
+)
+def test_numbers_are_widened_to_float32_but_never_narrowed(given, computed):
+    assert widen(torch.ones(2, dtype=getattr(torch, given))).dtype == getattr(torch, computed)
+
+
 def test_double_precision_is_kept():
     norm, x = RMSNorm(5).double(), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(norm, x)
@@ -48,9 +75,10 @@ def test_double_precision_is_kept():
     torch.testing.assert_close(norm(x), expected, rtol=1e-14, atol=0)
 
 
-def test_no_numbers_at_all_is_an_error():
-    with pytest.raises(ValueError, match="dim=0 must be at least 1"):
-        RMSNorm(0)
+@pytest.mark.parametrize("dim", [0, -1])
+def test_no_numbers_at_all_is_an_error(dim):
+    with pytest.raises(ValueError, match=f"dim={dim} must be at least 1"):
+        RMSNorm(dim)
 
 
 def test_wrong_size_is_an_error_with_both_numbers():

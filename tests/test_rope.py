@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -20,6 +22,22 @@ def rotate_at(x, position):
 def test_frequencies_start_at_one_and_fall_geometrically():
     frequencies = rope_frequencies(DH, theta=1000.0)
     torch.testing.assert_close(frequencies, torch.tensor([1.0, 0.1, 0.01]))
+
+
+@pytest.mark.parametrize(("options", "theta"), [({}, 10_000), ({"theta": 500.0}, 500)])
+def test_the_table_holds_every_angle_twice_with_the_sine_signed(options, theta):
+    angles = [[p * theta ** (-2 * i / DH) for i in range(DH // 2)] for p in range(9)]
+    cos, sin = rope_table(9, DH, **options)
+    expected = torch.tensor([[math.cos(a) for a in row] * 2 for row in angles])
+    torch.testing.assert_close(cos, expected)
+    expected = torch.tensor([[s * math.sin(a) for s in (-1, 1) for a in row] for row in angles])
+    torch.testing.assert_close(sin, expected)
+    torch.testing.assert_close(rope_frequencies(DH, **options), torch.tensor(angles[1]))
+
+
+def test_one_position_and_one_pair_are_enough():
+    cos, sin = rope_table(1, 2)
+    assert (cos.tolist(), sin.tolist()) == ([[1, 1]], [[0, 0]])
 
 
 def test_first_pair_turns_by_one_radian_per_position():
@@ -54,7 +72,10 @@ def test_rotation_keeps_lengths_and_position_zero_changes_nothing():
 def test_layouts_are_inverse_permutations():
     x = torch.arange(6)
     assert to_interleaved(x).tolist() == [0, 3, 1, 4, 2, 5]
-    assert torch.equal(to_half_split(to_interleaved(x)), x)
+    assert to_half_split(x).tolist() == [0, 2, 4, 1, 3, 5]
+    rows = torch.randn(3, 2, 4)  # over the last axis, whatever comes before it
+    assert torch.equal(to_half_split(to_interleaved(rows)), rows)
+    assert torch.equal(to_interleaved(rows)[2, 1], to_interleaved(rows[2, 1]))
 
 
 def test_half_split_equals_interleaved_after_the_permutation():
@@ -66,9 +87,9 @@ def test_half_split_equals_interleaved_after_the_permutation():
     torch.testing.assert_close(to_interleaved(apply_rope(x, cos, sin)), turned)
 
 
-@pytest.mark.parametrize("head_dim", [5, 0, -2])
-def test_head_size_that_has_no_pairs_is_an_error(head_dim):
-    with pytest.raises(ValueError, match=f"head_dim={head_dim} is not even, and RoPE"):
+@pytest.mark.parametrize(("head_dim", "even"), [(5, 6), (1, 2), (0, 2), (-2, 2)])
+def test_head_size_that_has_no_pairs_is_an_error(head_dim, even):
+    with pytest.raises(ValueError, match=f"head_dim={head_dim} is not even, .* such as {even}$"):
         rope_table(4, head_dim)
 
 
@@ -83,6 +104,8 @@ def test_table_of_other_positions_or_head_sizes_is_an_error(positions, head_dim)
     x = torch.randn(2, 3, 4, DH)
     with pytest.raises(ValueError, match=r"must be \(T, Dh\) = \(4, 6\) as in x"):
         apply_rope(x, torch.ones(positions, head_dim), torch.ones(positions, head_dim))
+    with pytest.raises(ValueError, match=rf"sin \({positions}, {head_dim}\) must be"):
+        apply_rope(x, torch.ones(4, DH), torch.ones(positions, head_dim))
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
