@@ -479,18 +479,3 @@ def test_symbol_never_seen_in_training_still_has_a_probability():
 def test_counted_losses_on_the_fables():
     losses = ngram_losses(*load_corpus("fables"), 5)
     assert losses == pytest.approx([3.03, 2.21, 1.65, 1.34, 1.24], abs=0.01)
-
-
-@pytest.mark.slow
-def test_unreachable_hub_is_one_clear_line(tmp_path, command, monkeypatch):
-    pytest.importorskip("datasets")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    config = str(ROOT / "config.hocon")
-    result = command(
-        "train", "--config", config, "--set", "training.dataset=wikitext", cwd=tmp_path
-    )
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "the Hugging Face hub cannot be reached; choose fables" in result.stderr
-    assert not (tmp_path / "model").exists()
