@@ -35,6 +35,15 @@ def test_same_seed_same_batches_and_the_global_seed_is_not_used():
     assert draws[0][0] != draws[0][1]  # the generator goes on
 
 
+def test_starts_are_drawn_where_the_generator_is_and_windows_cut_where_the_ids_are():
+    expected, _ = random_batch(IDS, 4, 3, torch.Generator().manual_seed(1))
+    with torch.device("meta"):  # the default device is neither
+        x, _ = random_batch(IDS, 4, 3, torch.Generator("cpu").manual_seed(1))
+    assert torch.equal(x, expected)
+    x, y = random_batch(IDS.to("meta"), 4, 3, torch.Generator())
+    assert x.device.type == y.device.type == "meta"
+
+
 def test_every_start_is_as_likely_as_any_other():
     x, _ = random_batch(IDS, 9000, 1, torch.Generator().manual_seed(0))
     shares = x.flatten().bincount() / 9000
