@@ -590,3 +590,19 @@ def test_a_run_folder_begins_with_the_settings_and_the_vocabulary(tmp_path):
     assert CharTokenizer.load(tmp_path / "a" / "b" / "vocab.txt").int_to_char == [*"abcdefghijklm"]
     found = sorted(path.name for path in (tmp_path / "a" / "b").iterdir())
     assert found == ["checkpoints", "config.hocon", "vocab.txt"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"dim": 24', '"dim": 25', "dim=25 "),  # no model has this size
+        ('"dim": 24', '"dim": 0', "model.dim: input should be greater than 0"),
+        ("{", "", "not the snapshot of a run"),
+    ],
+)
+def test_an_error_in_the_settings_begins_with_their_file_once(folder, old, new, reason):
+    path = folder / "config.hocon"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    assert str(caught.value).startswith(f"{path}: {reason}")
