@@ -606,3 +606,16 @@ def test_an_error_in_the_settings_begins_with_their_file_once(folder, old, new, 
     with pytest.raises(CheckpointError) as caught:
         load_model(folder)
     assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+def test_weights_of_the_same_shapes_but_another_section_model_are_refused(folder):
+    path = folder / "config.hocon"
+    other = CONFIG.model.model_copy(update={"top_k": 1})
+    state = start_training(MoELanguageModel(other, 13), CONFIG.training)
+    refusals = [lambda: load_checkpoint(folder, state), lambda: load_model(folder)]
+    path.write_text(path.read_text().replace('"top_k": 2', '"top_k": 1'))
+    for refuse in refusals:
+        with pytest.raises(CheckpointError) as caught:
+            refuse()
+        assert str(caught.value).startswith(f"{path}: the section model is not the one that the")
+    assert state.step == 0

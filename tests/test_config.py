@@ -366,6 +366,8 @@ def test_a_name_holds_no_line_break_or_tab(key, control):
          "model.dropout, model.load_balancing_loss_coef"),
         ({"y" * 90: 0}, f"unknown key {'y' * 80}; the keys here are model, device, training, "
          "inference, paths"),
+        ({"model": {"head": 2}}, "unknown key model.head; did you mean model.num_heads?"),
+        ([1], "input should be a valid dictionary or instance of Config, but it is [1]"),
         ({"trainin": {}}, "unknown key trainin; did you mean training?"),
         ({"top_p": 0}, "unknown key top_p; did you mean inference.top_p?"),
         ({"top_k": 0}, "unknown key top_k; did you mean model.top_k?"),
@@ -385,6 +387,10 @@ def test_a_mistake_is_explained_word_for_word(values, message):
     with pytest.raises(ConfigError) as caught:
         validate_config(values, "my.hocon")
     assert str(caught.value) == f"my.hocon: {message}"
+
+
+def test_a_name_may_have_any_letter():
+    assert validate_config({"training": {"dataset": "/XX n.txt"}}, "x").training.dataset[1] == "X"
 
 
 def test_sampling_settings_change_one_by_one_and_are_checked():
