@@ -4,6 +4,7 @@ import ast
 import base64
 import json
 import re
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import ROOT
 
 SECTIONS = [
     "Objectives", "Before you start", "Intuition", "Build it", "Check it against the library",
-    "Exercises", "Summary", "Next",
+    "Exercises", "Summary", "Questions", "Next",
 ]  # fmt: skip
 TAGS = {"final", "exercise", "check", "solution", "raises-exception", "nbval-ignore-output"}
 FIRST_LINES = "%matplotlib inline\nimport torch\n\nfrom moe_tutorial import "
@@ -23,6 +24,11 @@ def prose(chapter: str) -> str:
     """All Markdown outside code fences."""
     text = "\n".join(cell.source for cell in cells(chapter) if cell.kind == "markdown")
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(chapter: str, name: str) -> str:
+    """The Markdown of one section."""
+    return prose(chapter).partition(f"## {name}\n")[2].partition("\n## ")[0]
 
 
 def lines(source: str) -> int:
@@ -69,6 +75,47 @@ def test_headings_are_the_same_everywhere(chapter):
 
 
 @every_chapter
+def test_no_heading_skips_a_level(chapter):
+    levels = [len(h) for h in re.findall(r"^(#+) ", prose(chapter), flags=re.MULTILINE)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+@every_chapter
+def test_the_minutes_are_divided_over_the_sections(chapter):
+    """Plan 60 minutes: 10 for ..., 50 for ... . When time is short, skip ..."""
+    text = section(chapter, "Before you start")
+    whole, parts = re.search(r"Plan (\d+) minutes: (.+?)\.\s", text, flags=re.DOTALL).groups()
+    assert sum(map(int, re.findall(r"\b\d+\b(?= for)", parts))) == int(whole)
+    assert "When time is short, " in text
+
+
+@every_chapter
+def test_the_reader_predicts_at_least_five_times(chapter):
+    assert prose(chapter).count("Before you run") >= 5
+
+
+@every_chapter
+def test_three_questions_have_folded_answers_for_every_option(chapter):
+    """Questions **1.** to **3.**, options on lines of their own: - (a) ...; the answer is folded."""
+    questions = re.split(r"^\*\*\d\.\*\* ", section(chapter, "Questions"), flags=re.MULTILINE)[1:]
+    assert len(questions) == 3
+    for text in questions:
+        asked, folded = text.split("<details>\n<summary>Answer</summary>\n\n")
+        options = re.findall(r"^- \((\w)\) ", asked, flags=re.MULTILINE)
+        assert 3 <= len(options) <= 4
+        assert options == list("abcd")[: len(options)]
+        assert all(f"({letter})" in folded for letter in options)
+        assert folded.rstrip().endswith("</details>")
+
+
+@every_chapter
+def test_key_points_are_few(chapter):
+    points = re.findall(r"^- ", section(chapter, "Summary"), flags=re.MULTILINE)
+    assert 3 <= len(points) <= 6
+
+
+@every_chapter
 def test_cells_are_many_and_short(chapter):
     sizes = [lines(cell.source) for cell in code(chapter)]
     assert 20 <= len(sizes) <= 45
@@ -78,7 +125,8 @@ def test_cells_are_many_and_short(chapter):
 
 @every_chapter
 def test_prose_per_line_of_code(chapter):
-    ratio = len(prose(chapter).split()) / sum(lines(cell.source) for cell in code(chapter))
+    text = prose(chapter).replace(section(chapter, "Questions"), "")
+    ratio = len(text.split()) / sum(lines(cell.source) for cell in code(chapter))
     assert 5 <= ratio <= 12
 
 
