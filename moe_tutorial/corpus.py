@@ -94,13 +94,13 @@ def _ending_with_a_line(text: str) -> str:
 
 
 def split_text(text: str, validation_share: float = VALIDATION_SHARE) -> Corpus:
-    """Cut the text once: the last part is for validation.
+    """Split the text once: the last part is for validation.
 
-    The text is split before windows are cut from it. Windows that overlap share almost all of
+    The text is split before windows are taken from it. Windows that overlap share almost all of
     their characters, so splitting windows would show the model its own examination.
     """
-    cut = round(len(text) * (1 - validation_share))
-    return Corpus(text[:cut], text[cut:])
+    split = round(len(text) * (1 - validation_share))
+    return Corpus(text[:split], text[split:])
 
 
 def tiny_shakespeare(data_dir: Path, url: str = TINY_SHAKESPEARE_URL) -> Path:
@@ -205,7 +205,7 @@ def ngram_losses(train: str, validation: str, max_order: int) -> list[float]:
     symbols, chars = torch.unique(
         torch.frombuffer(code_points, dtype=torch.int32), return_inverse=True
     )
-    cut, size = len(train), len(symbols)
+    split, size = len(train), len(symbols)
     history = torch.zeros_like(chars)  # id of the n - 1 characters before each position
     probs = torch.full((len(validation),), 1 / size, dtype=torch.float64)
     losses = []
@@ -214,14 +214,14 @@ def ngram_losses(train: str, validation: str, max_order: int) -> list[float]:
             history = torch.unique(history * size + chars.roll(order - 1), return_inverse=True)[1]
         pairs, pair = torch.unique(history * size + chars, return_inverse=True)
         # A history must not reach back across the start of its own text.
-        pair_count = pair[order - 1 : cut].bincount(minlength=len(pairs))
+        pair_count = pair[order - 1 : split].bincount(minlength=len(pairs))
         history_of_pair = pairs // size
         different = int(history.max()) + 1
         history_count = torch.zeros(different).long().index_add_(0, history_of_pair, pair_count)
         kinds = history_of_pair[pair_count > 0].bincount(minlength=different)
-        seen = history_count[history[cut:]] > 0
+        seen = history_count[history[split:]] > 0
         seen[: order - 1] = False
-        h, c = history[cut:][seen], pair[cut:][seen]
+        h, c = history[split:][seen], pair[split:][seen]
         probs[seen] = (pair_count[c] + kinds[h] * probs[seen]) / (history_count[h] + kinds[h])
         losses.append(-float(probs.log().mean()))
     return losses

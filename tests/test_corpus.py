@@ -477,5 +477,25 @@ def test_symbol_never_seen_in_training_still_has_a_probability():
 
 
 def test_counted_losses_on_the_fables():
-    losses = ngram_losses(*load_corpus("fables"), 5)
-    assert losses == pytest.approx([3.03, 2.21, 1.65, 1.34, 1.24], abs=0.01)
+    losses = ngram_losses(*load_corpus("fables"), 7)
+    assert losses == pytest.approx([3.03, 2.21, 1.65, 1.34, 1.245, 1.251, 1.297], abs=0.005)
+
+
+def test_best_order_grows_with_the_text_and_is_5_on_every_tenth_of_the_fables():
+    train, validation = load_corpus("fables")
+    parts = [train[: round(share * len(train))] for share in (0.003, 0.03, 0.3, 1)]
+    assert [best_order(part, validation) for part in parts] == [3, 4, 5, 5]
+    text = train + validation
+    tenths = [text[i : i + 22_570] for i in range(0, 225_700, 22_570)]
+    assert [best_order(text.replace(tenth, ""), tenth) for tenth in tenths] == [5] * 10
+
+
+def best_order(train, validation):
+    losses = ngram_losses(train, validation, 7)
+    return 1 + losses.index(min(losses))
+
+
+@needs_tiny_shakespeare
+def test_counted_losses_on_tiny_shakespeare():
+    losses = ngram_losses(*load_corpus("tiny_shakespeare", ROOT / "data"), 5)
+    assert losses == pytest.approx([3.35, 2.49, 2.05, 1.77, 1.67], abs=0.01)

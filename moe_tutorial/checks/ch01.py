@@ -50,15 +50,15 @@ def check_split_windows(answer: Callable[[str, int, float], tuple[list[str], lis
     text, size = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN", 4
     train, validation = call(answer, text, size, 0.25)
     windows = _windows(text, size)
-    cut_late = sorted(train + validation) == sorted(windows)
+    split_late = sorted(train + validation) == sorted(windows)
     shared = set("".join(train)) & set("".join(validation))
-    if cut_late:
+    if split_late:
         consequence = f"{len(shared)} characters of the text are in windows of both parts"
         if (train, validation) == (windows[:28], windows[28:]):
             raise StillBuggy(consequence)
-        raise NotYet(f"{consequence}; cut the text once, then each part by itself")
+        raise NotYet(f"{consequence}; split the text once, then each part by itself")
     refuse(shared, "some characters of the text are in windows of both parts")
-    first, last = windows[:27], windows[30:]  # the text is cut at 30 of 40 characters
+    first, last = windows[:27], windows[30:]  # the text is split at 30 of 40 characters
     if (train, validation) == (first[:-1], last[:-1]):
         raise NotYet("the last window of each part is missing: starts go up to len - block_size")
     refuse(train == first[::size], "windows begin at every character, not at every block_size-th")

@@ -19,7 +19,7 @@ MARKERS = ("o", "s", "^", "D")
 
 
 def visible(char: str) -> str:
-    """One drawable symbol for a character: a bracket below for a blank, an arrow for a newline."""
+    """One drawable symbol for a character: a bracket below for a space, an arrow for a newline."""
     return {" ": "\u2423", "\n": "\u21b5"}.get(char, char)
 
 

@@ -18,9 +18,13 @@ def symbol_figure(counts: Mapping[str, int]) -> Figure:
 
 
 def pair_figure(pair_counts: Tensor, symbols: Sequence[str]) -> Figure:
-    """Share of each next symbol (column) after each symbol (row); pair_counts (V, V)."""
+    """Share of each next symbol (column) after each symbol (row); pair_counts (V, V).
+
+    A row without counts has no shares: it is gray, not zero.
+    """
     figure, axes = one_panel("next symbol", "symbol", 6, 7, title="What follows each symbol")
-    shares = pair_counts / pair_counts.sum(dim=1, keepdim=True).clamp(min=1)
+    shares = pair_counts / pair_counts.sum(dim=1, keepdim=True)  # 0 / 0 is nan, drawn as nothing
+    axes.set_facecolor("#bbbbbb")
     image = axes.imshow(shares.numpy(), cmap="cividis", vmin=0, vmax=1)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(range(len(symbols)), [tick_label(symbol) for symbol in symbols])
@@ -31,7 +35,7 @@ def pair_figure(pair_counts: Tensor, symbols: Sequence[str]) -> Figure:
 
 def order_figure(losses: Mapping[str, Sequence[float]]) -> Figure:
     """Validation loss against the order n = 0, 1, ... of counting; order 0 is uniform."""
-    label = "order n (it looks n - 1 symbols back; 0 is uniform)"
+    label = "order n (it looks n - 1 characters back; 0 is uniform)"
     figure, axes = one_panel(label, "validation loss, nats per character", width=7)
     curves(axes, losses, markers=True)
     axes.set_xticks(range(max(map(len, losses.values()))))

@@ -59,7 +59,7 @@ WRONG = {
         ("def add_one_loss(train, validation):\n    len(train)", "is there a return"),
     ],
     "ch01-exercise-2": [
-        (SHUFFLED, "cut the text once, then each part by itself"),
+        (SHUFFLED, "split the text once, then each part by itself"),
         (
             SPLIT.format(
                 starts="range(0, len(part) - block_size + 1, block_size)",
