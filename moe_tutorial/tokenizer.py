@@ -60,7 +60,7 @@ class CharTokenizer:
                     )
             raise ValueError(
                 f"unknown character {char!r} at position {text.index(char)}: it is not one of the "
-                f"{self.vocab_size} characters of the vocabulary; {advice}"
+                f"{self.vocab_size} symbols of the vocabulary; {advice}"
             ) from None
         return torch.tensor(ids, dtype=torch.long)
 

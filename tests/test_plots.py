@@ -92,6 +92,7 @@ def test_ids_are_drawn_above_their_characters():
     axes = plots.ids_figure("a b", [1, 0, 2]).axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "␣", "b"]
     assert list(axes.lines[0].get_ydata()) == [1, 0, 2]
+    assert not axes.lines[0].get_clip_on()  # the marker of id 0 is whole
     assert [t.get_text() for t in axes.texts] == ["1", "0", "2"]
 
 

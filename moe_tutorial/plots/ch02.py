@@ -11,7 +11,7 @@ def ids_figure(text: str, ids: Sequence[int]) -> Figure:
     """The id at every position of a short text, with the characters below the axis."""
     figure, axes = one_panel("character, in reading order", "id", 3, ylim=(0, max(ids) * 1.2))
     axes.vlines(range(len(text)), 0, ids, color=COLORS[0])
-    axes.plot(range(len(text)), ids, "o", color=COLORS[0])
+    axes.plot(range(len(text)), ids, "o", color=COLORS[0], clip_on=False)  # id 0 is on the edge
     for position, i in enumerate(ids):
         axes.annotate(str(i), (position, i), (0, 6), textcoords="offset points", ha="center")
     axes.set_xticks(range(len(text)), [tick_label(char) for char in text])
