@@ -25,8 +25,9 @@ def random_batch(
 ) -> tuple[Tensor, Tensor]:
     """A mini-batch of windows, their starts drawn with replacement.
 
-    The starts are drawn on the generator's device (CPU, so that a seed means the same everywhere),
-    the windows are cut where the ids are. Shapes: ids (N_ids,) -> x, y (B, T).
+    The starts are drawn on the generator's device (CPU, so that a seed means the same with any
+    device), the windows are taken where the ids are. Shapes: ids (N_ids,) -> x, y (B, T), copies
+    of the text, but views of the same rows: clone y before you write into it.
     Raises: ValueError as `check_length`.
     """
     check_length(ids, seq_len, batch_size)

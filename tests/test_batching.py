@@ -25,6 +25,14 @@ def test_targets_are_inputs_shifted_by_one():
     assert x[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5]  # every start, none outside
 
 
+def test_x_and_y_of_a_batch_share_rows_that_are_copies_of_the_text():
+    ids = IDS.clone()
+    x, y = random_batch(ids, 2, 4, torch.Generator().manual_seed(0))
+    y[:, 0] = -9
+    assert x[:, 1].tolist() == [-9, -9]
+    assert torch.equal(ids, IDS)
+
+
 def test_same_seed_same_batches_and_the_global_seed_is_not_used():
     draws = []
     for seed in (1, 1, 2):

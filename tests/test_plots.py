@@ -129,6 +129,7 @@ def test_split_panels_show_every_window_of_both_parts():
     bars = [[(bar.get_x() + 0.5, bar.get_width()) for bar in axes.patches] for axes in panels]
     assert bars == [[(0, 3), (2, 3), (1, 3)], [(0, 3), (4, 3), (5, 3)]]
     assert [bool(bar.get_hatch()) for bar in panels[1].patches] == [False, True, True]
+    assert all(axes.get_legend() for axes in panels)
 
 
 # --- Chapter 04 ---

@@ -26,7 +26,7 @@ def windows_figure(text: str, seq_len: int) -> Figure:
 
 
 def target_counts_figure(counts: Mapping[str, Tensor]) -> Figure:
-    """How often every position of a text is a target, for several ways to cut windows."""
+    """How often every position of a text is a target, for several ways to take windows."""
     figure, axes = one_panel("position in the text", "times a target")
     curves(axes, counts, drawstyle="steps-mid")
     axes.legend()
@@ -49,6 +49,6 @@ def split_figure(splits: Mapping[str, tuple[Sequence[int], Sequence[int]]], seq_
         for starts, look in zip(parts, looks, strict=True):
             left = [start - 0.5 for start in starts]
             axes.barh(starts, seq_len + 1, 0.8, left, edgecolor="white", **look)
+        axes.legend(loc="upper right")
     panels[0].invert_yaxis()
-    panels[0].legend(loc="upper right")
     return figure
