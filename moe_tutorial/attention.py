@@ -19,7 +19,7 @@ def causal_mask(num_queries: int, num_keys: int, device: torch.device | None = N
     Raises: ValueError if there are more queries than keys.
     """
     if num_queries > num_keys:
-        raise ValueError(f"{num_queries} queries need as many keys, but there are {num_keys}")
+        raise ValueError(f"{num_queries} queries need at least as many keys, not {num_keys}")
     ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
     return ones.tril(num_keys - num_queries)
 
@@ -83,7 +83,7 @@ class CausalSelfAttention(nn.Module):
             fitting = [heads for heads in range(1, dim // 2 + 1) if dim % (2 * heads) == 0]
             nearest = min(fitting, key=lambda heads: abs(heads - num_heads), default=None)
             raise ValueError(
-                f"dim={dim} cannot be cut into num_heads={num_heads} heads of an even size, as "
+                f"dim={dim} cannot be split into num_heads={num_heads} heads of an even size, as "
                 f"RoPE needs them; try " + (f"num_heads={nearest}" if fitting else "an even dim")
             )
         self.num_heads = num_heads
@@ -107,5 +107,5 @@ class CausalSelfAttention(nn.Module):
         return self.dropout(self.out(y))
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """Cut every vector into one piece per head. Shapes: (B, T, D) -> (B, H, T, Dh)."""
+        """Split every vector into one piece per head. Shapes: (B, T, D) -> (B, H, T, Dh)."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)

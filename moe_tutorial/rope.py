@@ -49,7 +49,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if not cos.shape == sin.shape == x.shape[-2:]:
         raise ValueError(
             f"cos {tuple(cos.shape)} and sin {tuple(sin.shape)} must be (T, Dh) = "
-            f"{tuple(x.shape[-2:])} as in x; cut the table to the positions of x"
+            f"{tuple(x.shape[-2:])} as in x; take the rows of the positions of x"
         )
     first, second = x.chunk(2, dim=-1)
     partner = torch.cat((second, first), dim=-1)  # (B, H, T, Dh)

@@ -213,7 +213,7 @@ def test_wrong_use_of_generate_is_one_line(at_model, capsys, flags, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.dim=130", "dim=130 cannot be cut into num_heads=4 heads of an even size"),
+        ("model.dim=130", "dim=130 cannot be split into num_heads=4 heads of an even size"),
         ("model.dim=12", "as RoPE needs them; try num_heads=3"),
         ("model.top_k=9", "top_k=9 is not between 1 and num_experts=8"),
         ("training.seq_len=129", "training.seq_len=129 is longer than model.max_seq_len=128"),

@@ -48,8 +48,8 @@ def check_repaired_scores(answer: object) -> str:
             variance = f"scores of variance {result.var():.2f} instead of 1"
             raise StillBuggy(f"in {num_heads} heads, standard normal q and k give {variance}")
         mistakes = {
-            "the heads are cut across positions by view; take in_heads": (
-                _cut_by_view(q, num_heads) @ _cut_by_view(k, num_heads).mT * head_dim**-0.5
+            "the heads are split across positions by view; take in_heads": (
+                _split_by_view(q, num_heads) @ _split_by_view(k, num_heads).mT * head_dim**-0.5
             ),
             "right for 4 heads, wrong for 2: is a 4 written in the function?": plain * 16**-0.5,
             "the scores are not scaled at all": plain,
@@ -62,7 +62,7 @@ def check_repaired_scores(answer: object) -> str:
     return "the scores have variance 1 in 4 heads and in 2"
 
 
-def _cut_by_view(x: Tensor, num_heads: int) -> Tensor:
+def _split_by_view(x: Tensor, num_heads: int) -> Tensor:
     return x.view(x.shape[0], num_heads, x.shape[1], -1)
 
 
@@ -101,7 +101,7 @@ def _piecewise_mistakes(
 
     pieces = list(x.split(lengths, dim=1))
     return {
-        "every piece is cut from the beginning of x; move the start on": (
+        "every piece is taken from the beginning of x; move the start on": (
             joined([x[:, :length] for length in lengths], True)
         ),
         "every piece is rotated as if it began at position 0": joined(pieces, True),

@@ -99,7 +99,7 @@ WRONG = {
         (PIECES.format(call=RESTART, result=JOINED), "as if it began at position 0"),
         (
             PIECES.format(call=RIGHT, result=JOINED).replace("        start += length\n", ""),
-            "every piece is cut from the beginning of x",
+            "every piece is taken from the beginning of x",
         ),
         (PIECES.format(call=NO_CACHE, result=JOINED), "use one cache for all of them"),
         (PIECES.format(call=BOTH, result=JOINED), "use one cache for all of them"),
