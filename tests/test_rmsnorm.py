@@ -84,3 +84,18 @@ def test_no_numbers_at_all_is_an_error(dim):
 def test_wrong_size_is_an_error_with_both_numbers():
     with pytest.raises(ValueError, match="last axis has 3 numbers, weight 4"):
         RMSNorm(4)(torch.randn(2, 3))
+
+
+def test_a_larger_matrix_before_it_changes_gradients_only():
+    norm, x, matrix = RMSNorm(8, eps=0.0), torch.randn(5, 8), torch.randn(8, 8)
+    direction, sized = torch.randn(5, 8), [(s * matrix).requires_grad_() for s in (1, 1000)]
+    outputs = [norm(x @ m) for m in sized]
+    torch.testing.assert_close(outputs[1], outputs[0])
+    small, large = (torch.autograd.grad((y * direction).sum(), m)[0]
+                    for y, m in zip(outputs, sized, strict=True))  # fmt: skip
+    torch.testing.assert_close(1000 * large, small, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_rounded_once_only():
+    x = torch.randn(100, 8).bfloat16()
+    assert torch.equal(RMSNorm(8)(x), RMSNorm(8)(x.float()).bfloat16())

@@ -19,7 +19,7 @@ def size_figure(sizes: Mapping[str, Sequence[float]]) -> Figure:
 
 def norm_figure(vectors: Mapping[str, Tensor]) -> Figure:
     """The numbers of a few vectors as bars, one panel per vector, its mean as a dashed line."""
-    figure, panels = side_by_side(vectors, "number of the vector", "value", 3.2)
+    figure, panels = side_by_side(vectors, "place in the vector", "value", 3.2)
     for i, (axes, vector) in enumerate(zip(panels, vectors.values(), strict=True)):
         axes.bar(range(len(vector)), vector.tolist(), color=COLORS[i])
         axes.axhline(0, color="black", linewidth=0.8)
