@@ -118,3 +118,9 @@ def test_tables_are_float32_whatever_the_default_type(kind):
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_larger_theta_slows_every_pair_but_the_first():
+    usual, larger = rope_frequencies(8), rope_frequencies(8, theta=1e6)
+    assert usual[0] == larger[0] == 1
+    assert (larger[1:] < usual[1:]).all()

@@ -47,12 +47,12 @@ def check_rotate_interleaved(answer: object) -> str:
     cos, sin = table = rope_table(5, 8)
     result = torch.as_tensor(call(answer, x, *table))
     right = to_interleaved(apply_rope(to_half_split(x), *table))
-    turned, permuted = apply_rope(to_interleaved(x), *table), map(to_interleaved, table)
+    turned, woven = apply_rope(to_interleaved(x), *table), map(to_interleaved, table)
     mistakes = {
         "it rotates the pairs (i, i + Dh/2) of x; convert x first": apply_rope(x, *table),
         "the result is still in the half-split layout; convert it back": to_half_split(right),
         "the two conversions are in the wrong order": to_half_split(turned),
-        "the tables were permuted; leave them and permute x": apply_rope(x, *permuted),
+        "the tables were interleaved; leave them and convert x": apply_rope(x, *woven),
         "x is not converted before it is rotated; to_half_split comes first": (
             to_interleaved(apply_rope(x, *table))
         ),

@@ -58,7 +58,7 @@ def layout_figure(layouts: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
 
     layouts: name -> the positions of the two numbers of pair 0, pair 1, ...
     """
-    figure, axes = one_panel("number of the vector")
+    figure, axes = one_panel("place in the vector")
     for row, pairs in enumerate(layouts.values()):
         base = -1.7 * row
         top = base + 0.5

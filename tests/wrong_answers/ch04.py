@@ -59,7 +59,7 @@ WRONG = {
         (
             "def rotate_interleaved(x, cos, sin):\n"
             "    return apply_rope(x, to_interleaved(cos), to_interleaved(sin))",
-            "the tables were permuted",
+            "the tables were interleaved",
         ),
         (
             "def rotate_interleaved(x, cos, sin):\n    return apply_rope(x, cos, sin)",
