@@ -27,7 +27,7 @@ def attention_figure(
 ) -> Figure:
     """One heat map per head: how much each position (row) takes from each position (column).
 
-    maps: name -> (T, T). Where everything after the diagonal is exactly 0, it is left blank.
+    maps: name -> (T, T). Where everything after the diagonal is exactly 0, it is left white.
     """
     width = max(8, 3.2 * len(maps))
     figure, panels = side_by_side(maps, "taken from", "position", 3.8, width, sharey=False)
