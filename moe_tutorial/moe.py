@@ -67,8 +67,9 @@ class Router(nn.Module):
     """Score all experts for every token and choose the top_k best.
 
     softmax: weights = softmax over the K chosen logits (sum to 1; Mixtral, arXiv:2401.04088).
-    sigmoid: weights = sigmoid of each chosen logit (Llama 4). With top_k = 1 only sigmoid lets the
-    loss reach the router: a softmax over one number is always 1.
+    sigmoid: weights = sigmoid of each chosen logit (Llama 4).
+    With top_k = 1 this softmax is always 1, so no loss on the output reaches the router; a sigmoid
+    lets it through, as would a softmax over all E, not renormalized (Switch, arXiv:2101.03961).
     Computed in float32 at least, also under autocast. Shapes: x (N, D) -> Routing.
     Raises: ValueError if top_k is not in 1 .. num_experts or router is neither of the two.
     """
@@ -100,15 +101,15 @@ class Router(nn.Module):
 def dispatch(x: Tensor, routing: Routing, experts: Experts, *, scale_input: bool) -> Tensor:
     """Send every token to its chosen experts and add up what comes back.
 
-    The N*K (token, expert) pairs are sorted by expert, so that each expert gets one contiguous
-    slice. No token is dropped and no expert has a capacity: no token can change another's output.
+    The N*K assignments (token, expert) are sorted by expert, so that each expert gets one slice
+    without gaps. Nothing is dropped, no expert has a capacity: no token changes another's output.
     Shapes: x (N, D) -> (N, D), through E experts.
     """
-    expert_of_pair = routing.experts.flatten()  # (N*K,)
-    order = expert_of_pair.argsort(stable=True)  # (N*K,)
+    assigned = routing.experts.flatten()  # (N*K,)
+    order = assigned.argsort(stable=True)  # (N*K,)
     token = order // routing.experts.shape[1]  # (N*K,)
     scale = routing.weights.to(x.dtype).flatten()[order, None]  # (N*K, 1)
-    counts = expert_of_pair.bincount(minlength=len(experts)).tolist()
+    counts = assigned.bincount(minlength=len(experts)).tolist()
     rows = x.index_select(0, token)  # (N*K, D)
     if scale_input:
         rows = rows * scale  # (N*K, D)
@@ -203,7 +204,7 @@ def load_balancing_loss(routings: Sequence[Routing]) -> Tensor:
 
     f_e is the share of the N*K assignments that expert e got (sums to 1, no gradient), P_e the mean
     of its probability in the softmax over all experts. It encourages balance and does not measure
-    it: with half the experts dead it can fall to 0.4. So look at `expert_load` beside it.
+    it: with half the experts idle it can fall to 0.4. So look at `expert_load` beside it.
     Shapes: -> scalar. Chapter 07.
     Source: Fedus et al. 2021, arXiv:2101.03961, with f counted over the top k.
     """

@@ -131,6 +131,38 @@ def test_top_1_softmax_gives_the_router_a_gradient_of_exactly_zero():
     assert torch.count_nonzero(moe.router.scores.weight.grad) == 0
 
 
+@pytest.mark.parametrize(
+    ("weights_of", "alive"),
+    [
+        (lambda z, e: z.gather(1, e).softmax(-1), False),
+        (lambda z, e: z.softmax(-1).gather(1, e), True),  # Switch
+        (lambda z, e: z.gather(1, e).sigmoid(), True),  # Llama 4
+        (lambda z, e: F.normalize(z.gather(1, e).sigmoid(), p=1), False),  # DeepSeek-V3
+    ],
+)
+def test_one_choice_whose_weights_must_add_up_to_one_leaves_the_router_dead(weights_of, alive):
+    moe, x = make(), tokens().flatten(0, 1)
+    logits = moe.router.scores(x)
+    only = logits.topk(1).indices
+    routing = Routing(weights_of(logits, only), only, logits.softmax(-1))
+    y = dispatch(x, routing, moe.experts, scale_input=False)
+    (gradient,) = torch.autograd.grad(y.square().sum(), moe.router.scores.weight)
+    assert bool(gradient.abs().max() > 1e-6) is alive
+
+
+def test_the_router_learns_whether_a_chosen_expert_is_better_than_the_mixture():
+    moe, x = make(), tokens().flatten(0, 1)
+    logits = moe.router.scores(x).detach().requires_grad_()
+    chosen, two = logits.topk(2)
+    routing = Routing(chosen.softmax(-1), two, logits.softmax(-1))
+    y = dispatch(x, routing, moe.experts, scale_input=False)
+    (gradient,) = torch.autograd.grad(y.square().sum(), logits)
+    outputs = torch.stack([expert(x) for expert in moe.experts], dim=1)  # (N, E, D)
+    better = (2 * y[:, None] * (outputs - y[:, None])).sum(-1).gather(1, two)
+    expected = torch.zeros_like(logits).scatter(1, two, routing.weights * better)
+    torch.testing.assert_close(gradient, expected)  # 0 for all that were not chosen
+
+
 def test_sigmoid_scales_the_input_not_the_output():
     moe, x = make("sigmoid"), tokens()
     routing = moe.router(x.flatten(0, 1))
@@ -302,13 +334,13 @@ def test_balance_can_be_fooled_so_the_load_must_be_looked_at_too():
     # Everything goes to expert 0, which is only a little more probable than the others.
     collapsed = routing_of([[0]] * 6, torch.tensor([[0.255, 0.25, 0.25, 0.245]]).repeat(6, 1))
     assert load_balancing_loss([collapsed]).item() == pytest.approx(1.02)
-    # Four of eight experts are dead, yet the value is far below that of perfect balance: the tokens
+    # Four of eight experts are idle, yet the value is far below that of perfect balance: the tokens
     # go where the mean probability is low.
     probs = torch.full((1, 8), 0.05).repeat(8, 1)
     probs[:, 4:] = 0.2
-    half_dead = routing_of([[n % 4] for n in range(8)], probs)
-    assert load_balancing_loss([half_dead]).item() == pytest.approx(0.4)
-    assert load_summary(expert_load(half_dead)) == (2.0, 4)
+    half_idle = routing_of([[n % 4] for n in range(8)], probs)
+    assert load_balancing_loss([half_idle]).item() == pytest.approx(0.4)
+    assert load_summary(expert_load(half_idle)) == (2.0, 4)
 
 
 def test_balance_and_load_count_each_of_the_top_k():

@@ -234,22 +234,42 @@ def test_routing_bars_tell_chosen_experts_from_the_others():
     assert sorted(t.get_text() for t in axes.texts) == ["0.10", "0.30", "0.60"]
 
 
-def test_load_panels_show_shares_and_the_even_share():
-    loads = {"even": torch.full((4,), 0.25), "all to one": torch.tensor([1.0, 0, 0, 0])}
+def test_dispatch_picture_sorts_assignments_and_leads_them_back_to_their_tokens():
+    axes = plots.dispatch_figure(torch.tensor([[7, 1], [2, 7]]), ["The", "dog"]).axes[0]
+    places = {text.get_text(): text.get_position() for text in axes.texts}
+    assert places["The to 7"] == (0, 0)
+    assert places["dog to 7"] == (0, 3)
+    sorted_ = sorted((y, text) for text, (x, y) in places.items() if x == 1)
+    assert [text for _, text in sorted_] == [
+        "expert 1: The", "expert 2: dog", "expert 7: The", "expert 7: dog",
+    ]  # fmt: skip
+    assert (places["The: sum of 2"], places["dog: sum of 2"]) == ((2, 0.5), (2, 2.5))
+    paths = sorted(list(line.get_ydata()) for line in axes.lines)
+    assert paths == [[0, 2, 0.5], [1, 0, 0.5], [2, 1, 2.5], [3, 3, 2.5]]
+
+
+def test_time_panels_have_one_line_per_rival_and_one_for_equal_time():
+    ratios = {
+        "forward": {"active": [2.0, 1.0], "total": [0.5, 0.25]},
+        "training": {"active": [3, 4]},
+    }
+    left, right = plots.time_figure([1, 32], ratios).axes
+    assert [axes.get_title() for axes in (left, right)] == ["forward", "training"]
+    assert [list(line.get_ydata()) for line in left.lines] == [[2, 1], [0.5, 0.25], [1, 1]]
+    assert list(left.lines[0].get_xdata()) == [1, 32]
+    assert [t.get_text() for t in left.get_xticklabels()] == ["1", "32"]
+    assert left.get_ylabel() == "time / time of the rival"
+
+
+def test_load_panels_show_shares_mean_probabilities_and_the_even_share():
+    even, one = torch.full((4,), 0.25), torch.tensor([1.0, 0, 0, 0])
+    loads = {"even": (even, even), "all to one": (one, torch.tensor([0.4, 0.2, 0.2, 0.2]))}
     left, right = plots.load_figure(loads).axes
     assert [axes.get_title() for axes in (left, right)] == list(loads)
     assert [bar.get_height() for bar in right.patches] == [1, 0, 0, 0]
-    assert left.lines[0].get_ydata()[0] == 0.25
+    assert list(right.lines[0].get_ydata()) == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    assert left.lines[1].get_ydata()[0] == 0.25
     assert left.get_ylim() == right.get_ylim()
-
-
-def test_costs_are_two_panels_of_one_bar_per_network():
-    left, right = plots.cost_figure({"mixture": (10, 40), "dense": (1000, 2000)}).axes
-    assert [bar.get_width() for bar in left.patches] == [10, 1000]
-    assert [bar.get_width() for bar in right.patches] == [40, 2000]
-    assert [t.get_text().strip() for t in right.texts] == ["40", "2,000"]
-    assert [t.get_text() for t in left.get_yticklabels()] == ["mixture", "dense"]
-    assert left.get_xlabel() == "multiplications per token"
 
 
 def test_expert_html_is_escaped_and_has_a_tooltip_per_character():

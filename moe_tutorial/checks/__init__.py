@@ -19,7 +19,7 @@ from moe_tutorial.checks.ch04 import (
 )
 from moe_tutorial.checks.ch05 import check_layer_norm, check_normalize_list, check_repaired_norm
 from moe_tutorial.checks.ch06 import check_repaired_scores, check_run_in_pieces, check_window_mask
-from moe_tutorial.checks.ch07 import check_biased_routing, check_mix, check_repaired_loss
+from moe_tutorial.checks.ch07 import check_biased_routing, check_repaired_loss, check_served
 from moe_tutorial.checks.ch08 import check_accumulate, check_cosine_rate, check_repaired_evaluate
 from moe_tutorial.checks.ch09 import check_count_top_p, check_min_p_probs, check_repaired_probs
 from moe_tutorial.checks.ch10 import (

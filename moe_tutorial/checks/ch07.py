@@ -1,7 +1,5 @@
 """Checks of the exercises of chapter 07."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -18,82 +16,102 @@ from moe_tutorial.checks.base import (
 
 
 @check
-def check_mix(answer: object) -> str:
-    """Exercise 7.1: mix(logits, outputs, top_k), the output of a mixture for one token."""
-    logits = torch.tensor([0.5, 2.0, -1.0, 1.0, 1.5])
-    outputs = torch.tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 5.0], [-3.0, 1.0], [4.0, -2.0]])
-    for top_k in (2, 3, 1):
-        result = call(answer, logits.clone(), outputs.clone(), top_k)
-        if not isinstance(result, Tensor):
-            raise NotYet(f"return one tensor of shape (D,), not a {type(result).__name__}")
-        chosen, experts = logits.topk(top_k)
-        weights, picked, shares = chosen.softmax(-1), outputs[experts], logits.softmax(-1)
-        two = logits.topk(2).values.softmax(-1) @ outputs[logits.topk(2).indices]
+def check_served(answer: object) -> str:
+    """Exercise 7.1: served(experts, num_experts, capacity) -> which assignments find a place."""
+    for num_experts, top_k, capacity in ((4, 2, 3), (3, 1, 2), (6, 3, 2)):
+        scores = torch.rand(9, num_experts, generator=torch.Generator().manual_seed(0))
+        experts = scores.topk(top_k, dim=-1).indices
+        mask = call(answer, experts.clone(), num_experts, capacity)
+        if not isinstance(mask, Tensor) or mask.shape != experts.shape:
+            shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise NotYet(f"return one tensor of shape {tuple(experts.shape)}, not {shape}")
+        refuse(mask.dtype != torch.bool, f"the result holds True and False, not {mask.dtype}")
+        place = _places(experts.flatten()).view_as(experts)  # from 1
+        right = place <= capacity
+        firsts = capacity >= _places(experts.T.flatten()).view(top_k, 9).T
+        columns = torch.stack([_places(column) for column in experts.T], dim=1)
+        last = _places(experts.flatten().flip(0)).flip(0).view_as(experts)
+        together = (torch.arange(experts.numel()) < capacity).view_as(experts)
         mistakes = {
-            f"wrong for top_k = {top_k}; is a 2 written in the function?": two,
-            "all experts take part; choose top_k of them first": shares @ outputs,
-            "the weights do not add up to 1: softmax over the chosen logits, not over all": (
-                shares[experts] @ picked
-            ),
-            "these are sigmoid weights; use the softmax over the chosen": chosen.sigmoid() @ picked,
-            "the first experts are taken, not the chosen ones": weights @ outputs[:top_k],
-            "the logits themselves are the weights; take their softmax": chosen @ picked,
-            "the chosen outputs are added without weights": picked.sum(dim=0),
-            "the chosen outputs are averaged without weights": picked.mean(dim=0),
+            "one place of every expert stays empty": place < capacity,
+            "every expert gets one assignment too many": place <= capacity + 1,
+            "this is who finds no place; return the others": ~right,
+            "places are counted over all experts together": together,
+            "a token with one lost choice loses both": right.all(dim=1, keepdim=True) & right,
+            "each choice has places of its own; they share them": columns <= capacity,
+            "the last are served, not the first": last <= capacity,
+            "all first choices are served before the second ones, so a later token takes an "
+            "earlier one's place, and the future leaks": firsts,
         }
-        compare(result, weights @ picked, mistakes)
-    _compare_gradients(answer, logits, outputs)
-    return "the weighted sum for top_k = 2, 3 and 1"
+        numbers = {mistake: wrong.int() for mistake, wrong in mistakes.items()}
+        otherwise = ""
+        if not mask.equal(right):
+            token, choice = (mask != right).nonzero()[0].tolist()
+            found = "finds" if mask[token, choice] else "does not find"
+            setting = f"{num_experts} experts of capacity {capacity}"
+            otherwise = f"with {setting}, choice {choice} of token {token} {found} a place"
+        compare(mask.int(), right.int(), numbers, otherwise=otherwise)
+    return "no later token takes an earlier one's place"
 
 
-def _compare_gradients(answer: Callable, logits: Tensor, outputs: Tensor) -> None:
-    """Refuse a mixture through which the router or the experts cannot learn."""
-    logits, outputs = logits.clone().requires_grad_(), outputs.clone().requires_grad_()
-    chosen, experts = logits.topk(2)
-    right = chosen.softmax(-1) @ outputs[experts]
-    result = call(answer, logits, outputs, 2)
-    for name, x, learner in (("logits", logits, "router"), ("outputs", outputs, "experts")):
-        ours = gradient(result, x)
-        why = f"so the {learner} could not learn; keep them as tensors, without detach"
-        refuse(ours is None, f"the value is right, but no gradient reaches the {name}, {why}")
-        if not close(ours, gradient(right, x), 1e-4):
-            raise NotYet(f"the value is right, but the gradient of the {name} is not")
+def _places(assigned: Tensor) -> Tensor:
+    """The place of each assignment in the row before its expert, from 1."""
+    same = assigned[:, None] == assigned
+    return same.tril().sum(dim=-1)
 
 
 @check
 def check_biased_routing(answer: object) -> str:
     """Exercise 7.2: biased_routing(logits, bias, top_k) -> weights, experts."""
-    logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
-    bias = torch.tensor([2.0, 0.0, -2.0, 0.5, 0.0])
+    logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)) * 2
+    bias = torch.tensor([0.4, 0.0, -0.4, 0.1, 0.0])
     for top_k in (2, 3):
         inputs = logits.clone().requires_grad_()
         weights, experts = _routing(call(answer, inputs, bias.clone(), top_k), top_k)
-        scores = (logits, logits - bias, logits + bias)
+        affinities = logits.sigmoid()
+        right = affinities + bias
+        scores = (affinities, affinities - bias, logits + bias, right)
         chosen = (each.topk(top_k, dim=-1).indices.sort(dim=-1).values for each in scores)
         ours = experts.sort(dim=-1).values
-        unbiased, repelled, right = (torch.equal(ours, each) for each in chosen)
+        unbiased, repelled, early, fine = (torch.equal(ours, each) for each in chosen)
         refuse(unbiased, "the bias does not change which experts are chosen")
         refuse(repelled, "the bias is subtracted; a positive bias must attract tokens")
-        refuse(not right, f"the chosen are not the {top_k} largest of logits + bias in each row")
-        picked, best = inputs.gather(1, experts), logits.topk(top_k, dim=-1).values
-        leaked = (logits + bias).gather(1, experts).softmax(-1)
-        mistakes = {
-            "the bias leaks into the weights; take the weights from the logits alone": leaked,
-            "the weights are the bare logits; take their softmax": picked,
-            "the softmax goes over all experts; take it over the chosen": (
-                logits.softmax(-1).gather(1, experts)
-            ),
-            "the softmax goes over the tokens; take it over the chosen, dim=-1": picked.softmax(0),
-            "these are the best logits, not those of the chosen experts": best.softmax(-1),
-            "these are sigmoids; take the softmax over the chosen": picked.sigmoid(),
-        }
-        compare(weights, picked.softmax(-1), mistakes)
+        refuse(early, "the bias is added to the logits; it belongs to their sigmoids")
+        refuse(not fine, f"the chosen are not the {top_k} largest of sigmoid + bias in each row")
+        picked = inputs.sigmoid().gather(1, experts)
+        expected = picked / picked.sum(dim=-1, keepdim=True)
+        compare(weights, expected, _weight_mistakes(logits, bias, experts))
         arrives = gradient(weights, inputs)
         cut = "the weights are right, but cut from the logits, so the router could not learn"
         refuse(arrives is None, f"{cut}; compute them without detach")
-        if not close(arrives, gradient(picked.softmax(-1), inputs), 1e-4):
+        if not close(arrives, gradient(expected, inputs), 1e-4):
             raise NotYet("the weights are right, but their gradient is not")
     return "the bias decides who is chosen, and no weight knows it"
+
+
+def _weight_mistakes(logits: Tensor, bias: Tensor, experts: Tensor) -> dict[str, Tensor]:
+    affinities = logits.sigmoid()
+    picked, leaked = affinities.gather(1, experts), (affinities + bias).gather(1, experts)
+    best = affinities.topk(experts.shape[1], dim=-1).values
+    return {
+        "the bias leaks into the weights; take the weights from the sigmoids alone": (
+            leaked / leaked.sum(dim=-1, keepdim=True)
+        ),
+        "the weights do not add up to 1; divide them by the sum of the chosen": picked,
+        "the weights are divided by the sum over all experts; take the chosen": (
+            picked / affinities.sum(dim=-1, keepdim=True)
+        ),
+        "the weights are divided by a sum over the tokens; take the chosen, dim=-1": (
+            picked / picked.sum(dim=0)
+        ),
+        "these are the best sigmoids, not those of the chosen experts": (
+            best / best.sum(dim=-1, keepdim=True)
+        ),
+        "this is the softmax of the chosen logits; divide the sigmoids by their sum": (
+            logits.gather(1, experts).softmax(-1)
+        ),
+        "this is a softmax of the sigmoids; divide them by their sum": picked.softmax(-1),
+    }
 
 
 def _routing(pair: object, top_k: int) -> tuple[Tensor, Tensor]:

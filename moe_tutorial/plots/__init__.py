@@ -9,10 +9,11 @@ from moe_tutorial.plots.ch05 import norm_figure, size_figure
 from moe_tutorial.plots.ch06 import attention_figure, largest_weight_figure
 from moe_tutorial.plots.ch07 import (
     colored_html,
-    cost_figure,
+    dispatch_figure,
     expert_html,
     load_figure,
     routing_figure,
+    time_figure,
 )
 from moe_tutorial.plots.ch08 import busiest_figure, loss_figure, model_figure, schedule_figure
 from moe_tutorial.plots.ch09 import sampling_figure

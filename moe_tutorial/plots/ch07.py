@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe_tutorial.plots.base import COLORS, EXPERT_COLORS, one_panel, side_by_side, visible
+from moe_tutorial.plots.base import (
+    COLORS,
+    EXPERT_COLORS,
+    curves,
+    one_panel,
+    side_by_side,
+    visible,
+)
 
 
 def routing_figure(probs: Tensor, chosen: Sequence[int], title: str) -> Figure:
@@ -26,29 +33,59 @@ def routing_figure(probs: Tensor, chosen: Sequence[int], title: str) -> Figure:
     return figure
 
 
-def load_figure(loads: Mapping[str, Tensor]) -> Figure:
-    """Share of the assignments per expert, one panel per router; dashed: an even share."""
-    figure, panels = side_by_side(loads, "expert", "share of assignments")
-    for i, (axes, load) in enumerate(zip(panels, loads.values(), strict=True)):
-        axes.bar(range(len(load)), load.tolist(), color=COLORS[i % len(COLORS)])
-        axes.axhline(1 / len(load), color="black", linestyle="--", label="even share")
-        axes.set_xticks(range(len(load)))
+def dispatch_figure(chosen: Tensor, names: Sequence[str]) -> Figure:
+    """Three columns: assignments in reading order, sorted into slices by expert, added up again.
+
+    chosen: (N, K), the experts of each token. names: of the N tokens.
+    """
+    assigned, choices = chosen.flatten().tolist(), chosen.shape[1]
+    order = sorted(range(len(assigned)), key=assigned.__getitem__)
+    figure, axes = one_panel(height=0.32 * len(order) + 0.6, width=6.5)
+    for row, assignment in enumerate(order):
+        token, expert = assignment // choices, assigned[assignment]
+        back = choices * token + (choices - 1) / 2  # the middle of the token's assignments
+        for x, y, text in (
+            (0, assignment, f"{names[token]} to {expert}"),
+            (1, row, f"expert {expert}: {names[token]}"),
+            (2, back, f"{names[token]}: sum of {choices}"),
+        ):
+            edge = "black" if x == 2 else _color(expert)
+            box = {"boxstyle": "round", "facecolor": "white", "edgecolor": edge}
+            axes.text(x, y, text, bbox=box, ha="center", va="center")
+        axes.plot([0, 1, 2], [assignment, row, back], color=_color(expert), zorder=0)
+    axes.set(xlim=(-0.4, 2.4), ylim=(len(order) - 0.5, -0.5), yticks=[])
+    axes.set_xticks(range(3), ["reading order", "sorted: slices", "added up"])
+    return figure
+
+
+def time_figure(
+    tokens: Sequence[int], ratios: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Figure:
+    """Time of a mixture as a multiple of its rivals', by number of tokens; dashed: equal time.
+
+    ratios: panel (forward, training) -> rival -> one multiple per number of tokens.
+    """
+    figure, panels = side_by_side(ratios, "tokens at once", "time / time of the rival")
+    for axes, rivals in zip(panels, ratios.values(), strict=True):
+        curves(axes, rivals, tokens, markers=True)
+        axes.axhline(1, color="black", linestyle="--", linewidth=1)
+        axes.set(xscale="log", yscale="log")
+        axes.set_xticks(tokens, [str(n) for n in tokens])
+        axes.set_yticks([1 / 16, 1 / 4, 1, 4, 16], ["1/16", "1/4", "1", "4", "16"])
+        axes.minorticks_off()
     panels[-1].legend(fontsize="small")
     return figure
 
 
-def cost_figure(costs: Mapping[str, tuple[int, int]]) -> Figure:
-    """Two prices of each network: multiplications for one token, and numbers kept in memory."""
-    figure, panels = side_by_side(("", ""), height=2.6)
-    for i, label in enumerate(("multiplications per token", "parameters in memory")):
-        values = [cost[i] for cost in costs.values()]
-        bars = panels[i].barh(range(len(costs)), values, color=COLORS[i])
-        panels[i].bar_label(bars, fmt=" {:,}")
-        panels[i].set(xlabel=label, xlim=(0, 1.35 * max(values)))
-        panels[i].locator_params(axis="x", nbins=4)
-        panels[i].xaxis.set_major_formatter("{x:,.0f}")
-    panels[0].set_yticks(range(len(costs)), list(costs))
-    panels[0].invert_yaxis()
+def load_figure(loads: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+    """Share of the assignments f (bars) and mean probability P (markers), a panel per router."""
+    figure, panels = side_by_side(loads, "expert", "share")
+    for i, (axes, (load, probs)) in enumerate(zip(panels, loads.values(), strict=True)):
+        axes.bar(range(len(load)), load.tolist(), color=COLORS[i % len(COLORS)], label="f, load")
+        axes.plot(probs.tolist(), "D", color="black", markerfacecolor="white", label="P, mean")
+        axes.axhline(1 / len(load), color="black", linestyle="--", label="even share")
+        axes.set_xticks(range(len(load)))
+    panels[-1].legend(fontsize="small")
     return figure
 
 
@@ -81,9 +118,13 @@ def colored_html(
     )
 
 
+def _color(expert: int) -> str:
+    return EXPERT_COLORS[expert % len(EXPERT_COLORS)]
+
+
 def _style(expert: int) -> str:
     """The color of an expert as CSS, with letters in black or white, whichever can be read."""
-    color = EXPERT_COLORS[expert % len(EXPERT_COLORS)]
+    color = _color(expert)
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     ink = "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else "#fff"
     return f"background:{color};color:{ink}"

@@ -126,43 +126,6 @@ def test_position_slider_redraws_for_each_position_and_comes_back(rope):
 
 
 @pytest.fixture(scope="module")
-def mixture(lab):
-    page = lab.open("07_moe.ipynb")
-    yield page
-    page.close()
-
-
-def test_routing_slider_marks_its_character_and_shows_its_probabilities(mixture):
-    box = ".jp-OutputArea .widget-vbox"
-    slider = Slider(mixture, mixture.locator(f"{box} [role=slider]"))
-
-    passage = (ROOT / "data" / "passage.txt").read_text(encoding="utf-8")
-    at_start = picture(mixture, box)
-
-    def marked():
-        mark = mixture.locator(f"{box} mark").text_content()
-        return mark.translate({0x2423: " ", 0x21B5: "\n"})
-
-    def check(position):
-        position = int(position)
-        shown = mixture.locator(f"{box} code").text_content()
-        mark = mixture.locator(f"{box} mark").text_content()
-        around = passage[max(0, position - 30) : position], passage[position + 1 : position + 31]
-        assert shown == mark.join(around)
-
-    check(0)
-    moves = (slider.press, "ArrowRight", 1), (slider.press, "ArrowRight", 2), (slider.drag, 0.5)
-    for move, *how in moves:
-        position = move(*how)
-        eventually(lambda mark=passage[int(position)]: marked() == mark)
-        check(position)
-        eventually(lambda: picture(mixture, box) != at_start)
-    assert position > 100
-    assert slider.press("Home") == 0
-    eventually(lambda: picture(mixture, box) == at_start)
-
-
-@pytest.fixture(scope="module")
 def sampling(lab):
     page = lab.open("09_sampling.ipynb")
     yield page
@@ -329,17 +292,15 @@ HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked =
 
 
 def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(lab):
-    """As colored text, in the playground's prompt, bars and answers, and beside the slider."""
+    """As colored text, in the playground's prompt, bars and answers."""
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook
 
     source = f"""
-    import torch
     from IPython.display import HTML, display
     from moe_tutorial import plots, widgets
     from moe_tutorial.config import ModelConfig
     from moe_tutorial.model import MoELanguageModel
-    from moe_tutorial.moe import Routing
     from moe_tutorial.tokenizer import CharTokenizer
     text = {HOSTILE!r}
     display(HTML(plots.colored_html(text, [0] * len(text), [text] * len(text), num_experts=2,
@@ -349,9 +310,6 @@ def test_a_corpus_with_a_script_in_it_is_shown_and_not_run(lab):
     model = MoELanguageModel(tiny, tokenizer.vocab_size).eval()
     for prompt in (text, "Q<b>"):
         display(widgets.playground(model, tokenizer, prompt))
-    probs = torch.full((len(text), 2), 0.5)
-    routing = Routing(probs, probs.topk(2).indices, probs)
-    display(widgets.routing_slider(text, routing))
     """
     lines = "\n".join(line[4:] for line in source.strip("\n").splitlines())
     path = lab.folder / "99_hostile.ipynb"

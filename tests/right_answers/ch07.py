@@ -3,46 +3,48 @@
 RIGHT = {
     "ch07-exercise-1": [
         """
-def mix(logits, outputs, top_k):
-    chosen, experts = logits.topk(top_k)
-    return (chosen.softmax(0)[:, None] * outputs[experts]).sum(dim=0)
+def served(experts, num_experts, capacity):
+    taken, mask = [0] * num_experts, []
+    for expert in experts.flatten().tolist():
+        mask.append(taken[expert] < capacity)
+        taken[expert] += 1
+    return torch.tensor(mask).view_as(experts)
 """,
         """
-def mix(logits, outputs, top_k):
-    experts = logits.argsort(descending=True)[:top_k]
-    weights = torch.softmax(logits[experts], dim=0)
-    return sum(weight * outputs[expert] for weight, expert in zip(weights, experts))
+def served(experts, num_experts, capacity):
+    assigned = experts.flatten()
+    same = assigned[:, None] == assigned[None, :]
+    earlier = same.tril(-1).sum(dim=1)
+    return (earlier < capacity).reshape(experts.shape)
 """,
         """
-def mix(logits, outputs, top_k):
-    chosen, experts = logits.topk(top_k)
-    weights = torch.zeros_like(logits).scatter(0, experts, chosen.softmax(-1))
-    return weights @ outputs
-""",
-        """
-def mix(logits, outputs, top_k):
-    shares = logits.softmax(-1)
-    best, experts = shares.topk(top_k)
-    return torch.einsum("k,kd->d", best / best.sum(), outputs[experts])
+def served(experts, num_experts, capacity):
+    assigned = experts.flatten()
+    mask = torch.zeros_like(assigned, dtype=torch.bool)
+    for e in range(num_experts):
+        mask[(assigned == e).nonzero()[:capacity, 0]] = True
+    return mask.view_as(experts)
 """,
     ],
     "ch07-exercise-2": [
         """
 def biased_routing(logits, bias, top_k):
-    _, experts = torch.topk(logits + bias, top_k)
-    weights = torch.take_along_dim(logits, experts, dim=1).softmax(dim=1)
-    return weights, experts
+    affinities = torch.sigmoid(logits)
+    _, experts = torch.topk(affinities + bias, top_k)
+    weights = torch.take_along_dim(affinities, experts, dim=1)
+    return weights / weights.sum(dim=1)[:, None], experts
 """,
         """
 def biased_routing(logits, bias, top_k):
-    experts = (logits + bias).argsort(dim=-1, descending=True)[:, :top_k]
-    chosen = logits.softmax(-1).gather(1, experts)
+    affinities = 1 / (1 + (-logits).exp())
+    experts = (affinities + bias).argsort(dim=-1, descending=True)[:, :top_k]
+    return torch.nn.functional.normalize(affinities.gather(1, experts), p=1, dim=1), experts
+""",
+        """
+def biased_routing(logits, bias, top_k):
+    values, experts = (logits.sigmoid() + bias).topk(top_k, dim=-1, sorted=False)
+    chosen = values - bias[experts]
     return chosen / chosen.sum(dim=-1, keepdim=True), experts
-""",
-        """
-def biased_routing(logits, bias, top_k):
-    values, experts = (logits + bias).topk(top_k, dim=-1, sorted=False)
-    return (values - bias[experts]).softmax(-1), experts
 """,
     ],
     "ch07-exercise-3": [
