@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
 from moe_tutorial.moe import MoE, Routing, dispatch
 
@@ -59,11 +60,18 @@ class Traffic:
 
 
 def all_to_all(rows: Tensor, send: list[int], receive: list[int], group: Group) -> Tensor:
-    """Cut rows into R pieces, piece r for rank r; the pieces that arrive, in the order of ranks.
+    """Split rows into R pieces, piece r for rank r; the pieces that arrive, in the order of ranks.
 
     It has no gradient; `Exchange` has. Every rank of the group must call it.
     Shapes: rows (sum of send, D) -> (sum of receive, D).
+    Raises: ValueError if the counts of this rank cannot be right.
     """
+    here = dist.get_rank(group)
+    if sum(send) != len(rows) or receive[here] != send[here]:
+        raise ValueError(
+            f"rank {here} has {len(rows)} rows, send={send}, receive={receive}; send must add up "
+            f"to the rows, and at place {here}, what the rank keeps, both must be equal"
+        )
     received = rows.new_empty(sum(receive), *rows.shape[1:])
     dist.all_to_all_single(received, rows.contiguous(), receive, send, group=group)
     return received
@@ -156,11 +164,11 @@ class ExpertParallelMoE(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         tokens = x.flatten(0, 1)  # (N, D)
         routing = self.router(tokens)
-        expert_of_pair = routing.experts.flatten()  # (N*K,)
-        order = expert_of_pair.argsort(stable=True)  # (N*K,)
+        chosen = routing.experts.flatten()  # (N*K,)
+        order = chosen.argsort(stable=True)  # (N*K,)
         token = order // self.router.top_k  # (N*K,)
         scale = routing.weights.flatten()[order, None]  # (N*K, 1)
-        counts = expert_of_pair.bincount(minlength=routing.probs.shape[1])  # (E,)
+        counts = chosen.bincount(minlength=routing.probs.shape[1])  # (E,)
         scale_input = self.router.router == "sigmoid"
         rows = tokens.index_select(0, token)  # (N*K, D)
         rows = rows * scale if scale_input else rows  # (N*K, D)
@@ -172,13 +180,31 @@ class ExpertParallelMoE(nn.Module):
         return y.view_as(x), routing
 
 
+def replicated(layer: ExpertParallelMoE) -> list[nn.Parameter]:
+    """The weights of which every rank has a copy: router and shared expert."""
+    shared = () if layer.shared_expert is None else layer.shared_expert.parameters()
+    return [*layer.router.parameters(), *shared]
+
+
 def sum_replicated_gradients(layer: ExpertParallelMoE) -> None:
     """Add up the gradients of router and shared expert over the ranks; all must call it."""
-    shared = () if layer.shared_expert is None else layer.shared_expert.parameters()
-    for parameter in (*layer.router.parameters(), *shared):
+    for parameter in replicated(layer):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad, group=layer.group)
+
+
+def clip_over_ranks(layer: ExpertParallelMoE, max_norm: float) -> Tensor:
+    """Clip by the norm that one process would have; all must call it, after the sum over ranks.
+
+    norm**2 = sum over all ranks of their experts' norms**2 + that of the copies, counted once.
+    Shapes: -> scalar, the norm before clipping.
+    """
+    square = get_total_norm(p.grad for p in layer.experts.parameters()) ** 2
+    dist.all_reduce(square, group=layer.group)
+    norm = (square + get_total_norm(p.grad for p in replicated(layer)) ** 2).sqrt()
+    clip_grads_with_norm_(layer.parameters(), max_norm, norm)
+    return norm
 
 
 class RankResult(NamedTuple):
@@ -203,3 +229,19 @@ def forward_and_backward(rank: int, full: MoE, batches: Sequence[Tensor]) -> Ran
     sum_replicated_gradients(layer)
     gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
     return RankResult(y.detach(), x.grad, gradients, layer.traffic)
+
+
+def training_step(
+    rank: int, full: MoE, batches: Sequence[Tensor], over_ranks: bool
+) -> dict[str, Tensor]:
+    """One step down the gradient of the same loss, clipped to norm 1; this rank's weights after it.
+
+    over_ranks: clip by the norm of all ranks; else each by that of its own weights, and the copies
+    of router and shared expert drift apart. Shapes: batches (B, T, D), one per rank.
+    """
+    layer = ExpertParallelMoE(full)
+    layer(batches[rank])[0].sin().sum().backward()
+    sum_replicated_gradients(layer)
+    _ = clip_over_ranks(layer, 1.0) if over_ranks else clip_grad_norm_(layer.parameters(), 1.0)
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    return layer.state_dict()

@@ -5,16 +5,20 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import _functional_collectives as collectives
 
 from moe_tutorial.moe import MoE, Routing
 from moe_tutorial.parallel import (
     Exchange,
     ExpertParallelMoE,
     Traffic,
+    all_to_all,
     bytes_leaving,
+    clip_over_ranks,
     experts_per_rank,
     forward_and_backward,
     rows_between,
+    training_step,
 )
 from moe_tutorial.processes.ranks import run
 
@@ -83,7 +87,8 @@ def cases(num_ranks):
 def everything(rank, num_ranks, every, first, second, batches):
     """All that one group does: a start of processes takes longer than the work."""
     results = {name: forward_and_backward(rank, *case) for name, case in every.items()}
-    return results, two_layers(rank, first, second, batches), exchange(rank, num_ranks)
+    steps = [training_step(rank, first, batches, over_ranks) for over_ranks in (True, False)]
+    return results, two_layers(rank, first, second, batches), exchange(rank, num_ranks), steps
 
 
 def two_layers(rank, first, second, batches):
@@ -122,6 +127,7 @@ class Group(NamedTuple):
     results: tuple[dict, ...]
     two_layers: tuple
     exchanged: tuple
+    steps: tuple  # the weights after a step that is clipped over all ranks, and on each alone
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -226,6 +232,27 @@ def test_two_layers_after_one_another_with_and_without_gradients(group):
     assert not any(p.is_shared() for p in first.parameters())  # the processes had copies
 
 
+def test_a_training_step_on_ranks_leaves_the_weights_of_one_process(group):
+    full, _, batches = group.layers
+    full.zero_grad()
+    full(torch.cat(batches[: len(group.results)], dim=1))[0].sin().sum().backward()
+    norm = torch.nn.utils.clip_grad_norm_(full.parameters(), 1.0)
+    assert norm > 1
+    moved = {name: p.detach() - 0.1 * p.grad for name, p in full.named_parameters()}
+    together, alone = zip(*group.steps, strict=True)
+    size = E // len(group.steps)
+    for name, expected in moved.items():
+        if name.startswith("experts."):
+            _, number, matrix = name.split(".")
+            owner, place = divmod(int(number), size)
+            torch.testing.assert_close(together[owner][f"experts.{place}.{matrix}"], expected)
+        else:
+            for weights in together:
+                torch.testing.assert_close(weights[name], expected)
+    routers = [weights["router.scores.weight"] for weights in alone]
+    assert (routers[0] - routers[1]).abs().max() > 1e-5  # each by its own norm: they drift apart
+
+
 def test_rows_arrive_in_the_order_of_ranks_and_their_gradients_go_back(group):
     size = len(group.exchanged)
     cuts = list(range(size))
@@ -236,7 +263,7 @@ def test_rows_arrive_in_the_order_of_ranks_and_their_gradients_go_back(group):
         assert torch.equal(gradient, torch.cat(weights))
 
 
-def test_rows_between_counts_pairs_by_home_and_owner():
+def test_rows_between_counts_assignments_by_home_and_owner():
     experts = [torch.tensor([[2, 1], [0, 3]]), torch.tensor([[3, 2]])]
     rows = rows_between(experts, 4)
     assert rows.tolist() == [[2, 2], [0, 2]]
@@ -266,3 +293,37 @@ def test_one_rank_sends_nothing_and_is_the_plain_layer(alone, router):
     assert isinstance(routing, Routing)
     y.sum().backward()
     assert layer.traffic == Traffic(0, 0, 0)
+
+
+def test_counts_that_cannot_be_right_are_one_clear_error(alone):
+    rows = torch.zeros(4, D)
+    for send, receive in (([4], [3]), ([3], [3])):
+        with pytest.raises(ValueError, match=rf"rank 0 has 4 rows, send=\[{send[0]}\], receive="):
+            Exchange.apply(rows, send, receive, None, Traffic())
+    assert torch.equal(all_to_all(rows + 1, [4], [4], None), rows + 1)
+
+
+def test_as_many_batches_as_ranks_or_one_clear_error(alone):
+    with pytest.raises(ValueError, match="2 batches for 1 ranks; one for each"):
+        forward_and_backward(0, make(), batches_of((3, 4)))
+
+
+def test_norm_is_that_of_one_process(alone):
+    """Of one rank here; of several in the test of a training step."""
+    full, (x,) = make("sigmoid", shared_expert=True), batches_of([9])
+    layer = ExpertParallelMoE(full)
+    for each in (full, layer):
+        each(x)[0].sin().sum().backward()
+    norm = torch.nn.utils.clip_grad_norm_(full.parameters(), 0.5)
+    torch.testing.assert_close(clip_over_ranks(layer, 0.5), norm)
+    assert norm > 0.5
+    for part, expected in zip(layer.parameters(), full.parameters(), strict=True):
+        torch.testing.assert_close(part.grad, expected.grad)
+
+
+def test_pytorchs_own_exchange_has_the_same_gradient(alone):
+    rows = torch.randn(4, D, requires_grad=True)
+    theirs = collectives.all_to_all_single_autograd(rows, [4], [4], dist.group.WORLD)
+    for crossed in (Exchange.apply(rows, [4], [4], None, Traffic()), theirs):
+        (gradient,) = torch.autograd.grad(crossed.square().sum(), rows)
+        assert torch.equal(gradient, 2 * rows)

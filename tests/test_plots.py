@@ -417,18 +417,29 @@ def test_rows_are_written_in_their_cells_and_the_diagonal_is_hatched():
 
 def test_counted_bytes_are_markers_and_the_formula_is_lines():
     by_ranks, by_experts = {1: {2: 10.0, 4: 15.0}, 2: {2: 20.0}}, {1: {8: 15.0, 16: 15.5}}
-    left, right = plots.traffic_figure(by_ranks, by_experts, {1: {2: 11.0, 4: 14.0}}).axes
-    *drawn, sample = left.lines  # the last one is only in the legend
-    assert [list(line.get_ydata()) for line in drawn] == [[10, 15], [20], [11, 14]]
-    assert (list(sample.get_ydata()), sample.get_label()) == ([], "formula")
-    assert [line.get_linestyle() for line in drawn] == ["None", "None", "-"]
+    formula = {1: {2: 11.0, 4: 14.0}, 2: {2: 22.0}}, {1: {8: 14.0, 16: 14.0}}
+    left, right = plots.traffic_figure((by_ranks, by_experts), formula).axes
+    drawn = [line for line in left.lines if len(line.get_ydata())]
+    assert [list(line.get_ydata()) for line in drawn] == [[11, 14], [10, 15], [22], [20]]
+    assert [line.get_marker() for line in drawn] == ["None", "o", "None", "s"]
+    assert [line.get_linestyle() for line in drawn] == ["-", "None", "--", "None"]
+    assert [list(line.get_ydata()) for line in right.lines[:2]] == [[14, 14], [15, 15.5]]
     assert list(right.lines[0].get_xdata()) == [8, 16]
     assert "bytes" in left.get_ylabel()
-    assert [t.get_text() for t in left.get_legend().get_texts()] == [
-        "top_k 1",
-        "top_k 2",
-        "formula",
-    ]
+
+
+def test_legends_of_bytes_have_markers_and_lines_that_are_drawn_and_cover_no_point():
+    counted = {k: {2: 1000.0 * k, 64: 1010.0 * k} for k in (1, 2, 4)}
+    lower = {k: {8: 700.0 * k} for k in counted}  # the panels share their y axis
+    figure = plots.traffic_figure((counted, lower), (counted, lower))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert [t.get_text() for t in legend.get_texts()] == ["top_k 1", "top_k 2", "top_k 4"]
+        kinds = [(line.get_marker(), line.get_linestyle()) for line in legend.get_lines()]
+        assert kinds == [("o", "-"), ("s", "--"), ("^", ":")]
+        lowest = axes.transData.inverted().transform(legend.get_window_extent())[0, 1]
+        assert lowest > 4040
 
 
 def test_every_rank_waits_until_the_slowest_has_ended():

@@ -84,7 +84,9 @@ def check_repaired_average(answer: object) -> str:
             raise NotYet("the router's was right: the mean over the ranks, not the sum")
         compare(router, mean, {})
         if close(experts, right * num_ranks):
-            raise StillBuggy(f"the experts learn {num_ranks} times too fast on {num_ranks} ranks")
+            raise StillBuggy(
+                f"the experts' gradients are {num_ranks} times too large on {num_ranks} ranks"
+            )
         pooled, added = (right.sum(dim=0).expand_as(right) * n for n in (1, num_ranks))
         mistakes = {
             "different experts are averaged; each rank keeps the gradient of its own": pooled,
@@ -94,4 +96,4 @@ def check_repaired_average(answer: object) -> str:
             "multiplied; the mean over R ranks divides": right * num_ranks**2,
         }
         compare(experts, right, mistakes)
-    return "with 3 and with 5 ranks, router and experts learn at the same rate"
+    return "with 3 and with 5 ranks, router and experts have the gradients of one mean"

@@ -27,28 +27,30 @@ def rows_figure(rows: Tensor) -> Figure:
 
 
 def traffic_figure(
-    by_ranks: Mapping[int, Mapping[int, float]],
-    by_experts: Mapping[int, Mapping[int, float]],
-    formula: Mapping[int, Mapping[int, float]],
+    counted: Sequence[Mapping[int, Mapping[int, float]]],
+    predicted: Sequence[Mapping[int, Mapping[int, float]]],
 ) -> Figure:
     """Bytes per token in one forward pass: counted (markers), and by the formula (lines).
 
-    Each maps top_k -> number of ranks or, by_experts, number of experts -> bytes.
+    Both: by number of ranks, and by number of experts; each maps top_k -> number -> bytes.
     """
     figure, panels = side_by_side(("", ""), "ranks", "bytes per token, forward", 3.4)
-    for axes, counted in zip(panels, (by_ranks, by_experts), strict=True):
-        for i, (top_k, points) in enumerate(counted.items()):
-            axes.plot(list(points), list(points.values()), MARKERS[i], color=COLORS[i],
-                      label=f"top_k {top_k}")  # fmt: skip
+    for axes, points, lines in zip(panels, counted, predicted, strict=True):
+        for i, top_k in enumerate(points):
+            color, x = COLORS[i], list(points[top_k])
+            axes.plot(x, [lines[top_k][number] for number in x], STYLES[i], color=color)
+            axes.plot(x, list(points[top_k].values()), MARKERS[i], color=color)
+            axes.plot([], [], MARKERS[i] + STYLES[i], color=color, label=f"top_k {top_k}")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
-    for i, points in enumerate(formula.values()):
-        panels[0].plot(list(points), list(points.values()), STYLES[i], color=COLORS[i])
-    panels[0].plot([], [], color="gray", label="formula")
-    panels[0].set_ylim(0, None)
+        title = "marker: counted, line: formula"
+        axes.legend(
+            fontsize="small", loc="upper left", ncols=3, title=title, title_fontsize="small"
+        )
+    tops = [max(values.values()) for points in counted for values in points.values()]
+    panels[0].set_ylim(0, 1.45 * max(tops))  # room for the legend; the panels share this axis
     panels[1].set_xlabel("experts, on the same number of ranks")
-    panels[0].legend(fontsize="small")
     return figure
 
 
