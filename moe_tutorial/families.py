@@ -29,11 +29,11 @@ class Step(NamedTuple):
     back: Callable[[Tensors], Tensors]
 
 
-def _turn(tensors: Tensors) -> Tensors:
+def _transpose(tensors: Tensors) -> Tensors:
     return [tensor.mT for tensor in tensors]
 
 
-TRANSPOSE = Step(_turn, _turn)  # we multiply x @ w; a Linear layer stores the transpose
+TRANSPOSE = Step(_transpose, _transpose)  # we multiply x @ w; a Linear layer stores the transpose
 SPLIT = Step(lambda one: list(one[0].chunk(3)), lambda three: [torch.cat(three)])
 STACK = Step(lambda many: [torch.stack(many)], lambda one: list(one[0].unbind()))
 JOIN = Step(  # gate and up of an expert side by side, gate first
@@ -45,13 +45,16 @@ JOIN = Step(  # gate and up of an expert side by side, gate first
 def _interleave(num_heads: int) -> Step:
     """Rows of q and k in the order of Meta's pairs (2i, 2i + 1); v has no pairs."""
 
-    def change(order: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Tensors]:
-        def rows(w: Tensor) -> Tensor:
-            return order(w.unflatten(0, (num_heads, -1)).mT).mT.flatten(0, 1)
+    def rows(w: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
+        return order(w.unflatten(0, (num_heads, -1)).mT).mT.flatten(0, 1)
 
-        return lambda qkv: [rows(qkv[0]), rows(qkv[1]), qkv[2]]
+    def there(qkv: Tensors) -> Tensors:
+        return [rows(qkv[0], to_interleaved), rows(qkv[1], to_interleaved), qkv[2]]
 
-    return Step(change(to_interleaved), change(to_half_split))
+    def back(qkv: Tensors) -> Tensors:
+        return [rows(qkv[0], to_half_split), rows(qkv[1], to_half_split), qkv[2]]
+
+    return Step(there, back)
 
 
 class Rule(NamedTuple):
@@ -166,7 +169,7 @@ KEYS = {
 
 
 def family_of(model: ModelConfig) -> Family:
-    """The architecture that computes the same. Raises: ValueError if there is none."""
+    """The architecture that is made in the same way. Raises: ValueError if there is none."""
     for family in FAMILIES:
         if (family.router, family.shared_expert) == (model.router, model.shared_expert):
             return family
@@ -175,8 +178,8 @@ def family_of(model: ModelConfig) -> Family:
         for f in FAMILIES
     )
     raise ValueError(
-        f"router={model.router} with shared_expert={str(model.shared_expert).lower()} has no "
-        f"counterpart in transformers; what can be exported is {choices}"
+        f"router={model.router} with shared_expert={str(model.shared_expert).lower()} is not "
+        f"exported, because none of the three classes is made so; what can be exported is {choices}"
     )
 
 

@@ -55,8 +55,8 @@ def export(run_folder: str | Path, out_folder: str | Path) -> str:
     nothing. AutoModelForCausalLM and AutoTokenizer load them. The configuration goes along in
     config.json under "moe_tutorial", so that `import_` can restore it, but for paths and prompt.
     Their `generate` has no sliding window: the texts agree up to max_seq_len + 1 characters.
-    Raises: CheckpointError if the run folder cannot be loaded; ValueError if the architecture has
-    no counterpart or out_folder is not empty. Chapter 10.
+    Raises: CheckpointError if the run folder cannot be loaded; ValueError if no class is
+    made as the model is, or out_folder is not empty. Chapter 10.
     """
     model, tokenizer, config = load_model(run_folder)
     family = family_of(config.model)

@@ -49,7 +49,7 @@ def test_family_follows_from_router_and_shared_expert(family):
     assert family_of(config_of(family)) is family
 
 
-def test_only_llama_4_turns_the_rows_of_q_and_k():
+def test_only_llama_4_interleaves_the_rows_of_q_and_k():
     """A head of size 6 has the pairs (0, 3), (1, 4), (2, 5); Llama 4 puts partners side by side."""
     for family in FAMILIES:
         config = config_of(family, num_layers=1)
@@ -222,12 +222,12 @@ def test_the_steps_split_into_three_and_stack_along_a_new_first_axis():
     assert STACK.there([rows, rows])[0].shape == (2, 6, 1)
 
 
-def test_a_combination_without_a_counterpart_lists_what_has_one():
-    with pytest.raises(ValueError, match="counterpart") as caught:
+def test_a_combination_that_is_not_exported_lists_what_is():
+    with pytest.raises(ValueError, match="not exported") as caught:
         family_of(ModelConfig(router="sigmoid", shared_expert=False))
     assert str(caught.value) == (
-        "router=sigmoid with shared_expert=false has no counterpart in transformers; what can be "
-        "exported is router=softmax with shared_expert=false as MixtralForCausalLM; router=softmax "
+        "router=sigmoid with shared_expert=false is not exported, because none of the three "
+        "classes is made so; what can be exported is router=softmax with shared_expert=false as MixtralForCausalLM; router=softmax "
         "with shared_expert=true as GraniteMoeSharedForCausalLM; router=sigmoid with "
         "shared_expert=true as Llama4ForCausalLM"
     )

@@ -578,9 +578,9 @@ def test_missing_and_damaged_files_are_named(tmp_path, file, content):
         import_(tmp_path / "hf", tmp_path / "new")
 
 
-def test_sigmoid_without_a_shared_expert_has_no_counterpart(tmp_path):
+def test_sigmoid_without_a_shared_expert_is_not_exported(tmp_path):
     run = run_folder(tmp_path / "run", random_config(NAMES[2], 0, shared_expert=False))
-    with pytest.raises(ValueError, match="has no counterpart") as caught:
+    with pytest.raises(ValueError, match="is not exported") as caught:
         export(run, tmp_path / "hf")
     assert all(name in str(caught.value) for name in NAMES)
     assert not (tmp_path / "hf").exists()

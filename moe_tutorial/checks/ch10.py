@@ -59,9 +59,9 @@ def check_repaired_rows(answer: object) -> str:
         unturned = to_interleaved(heads).flatten(0, 1)
         mistakes = {
             "this is the way back, to_half_split": to_half_split(heads.mT).mT.flatten(0, 1),
-            "nothing is permuted": w,
-            "columns are permuted; the numbers of q come from rows": columns,
-            "columns are permuted; turn each head with .mT first": unturned,
+            "nothing is interleaved": w,
+            "columns are interleaved; the numbers of q come from rows": columns,
+            "columns are interleaved; transpose each head with .mT first": unturned,
             "the result is transposed": right.mT,
             "the heads are still apart: flatten(0, 1) at the end": apart,
         }

@@ -50,20 +50,20 @@ WRONG = {
                 columns="w.unflatten(0, (num_heads, -1))",
                 result="to_interleaved(columns).flatten(0, 1)",
             ),
-            "turn each head with .mT first",
+            "transpose each head with .mT first",
         ),
         (ROWS.format(columns=HEADS, result="to_interleaved(columns).mT"), "heads are still apart"),
         (
             ROWS.format(columns=HEADS, result="to_half_split(columns).mT.flatten(0, 1)"),
             "this is the way back",
         ),
-        (ROWS.format(columns="w.mT", result="columns.mT"), "nothing is permuted"),
+        (ROWS.format(columns="w.mT", result="columns.mT"), "nothing is interleaved"),
         (
             ROWS.format(
                 columns="w.unflatten(1, (num_heads, -1))",
                 result="to_interleaved(columns).flatten(1)",
             ),
-            "columns are permuted",
+            "columns are interleaved",
         ),
         (
             ROWS.format(columns=HEADS, result="to_interleaved(columns).mT.flatten(0, 1).mT"),
