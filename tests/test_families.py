@@ -227,7 +227,7 @@ def test_a_combination_that_is_not_exported_lists_what_is():
         family_of(ModelConfig(router="sigmoid", shared_expert=False))
     assert str(caught.value) == (
         "router=sigmoid with shared_expert=false is not exported, because none of the three "
-        "classes is made so; what can be exported is router=softmax with shared_expert=false as MixtralForCausalLM; router=softmax "
-        "with shared_expert=true as GraniteMoeSharedForCausalLM; router=sigmoid with "
-        "shared_expert=true as Llama4ForCausalLM"
+        "classes is made so; what can be exported is router=softmax with shared_expert=false as "
+        "MixtralForCausalLM; router=softmax with shared_expert=true as "
+        "GraniteMoeSharedForCausalLM; router=sigmoid with shared_expert=true as Llama4ForCausalLM"
     )

@@ -97,7 +97,7 @@ def test_the_reader_predicts_at_least_five_times(chapter):
 
 @every_chapter
 def test_three_questions_have_folded_answers_for_every_option(chapter):
-    """Questions **1.** to **3.**, options on lines of their own: - (a) ...; the answer is folded."""
+    """Questions **1.** to **3.**, an option per line, - (a) ...; the answer is folded."""
     questions = re.split(r"^\*\*\d\.\*\* ", section(chapter, "Questions"), flags=re.MULTILINE)[1:]
     assert len(questions) == 3
     for text in questions:
@@ -172,6 +172,13 @@ def test_file_and_pictures_are_small(chapter):
     ]
     assert pictures
     assert max(len(base64.b64decode("".join(picture))) for picture in pictures) <= 60_000
+
+
+@every_chapter
+def test_every_picture_has_alternative_text(chapter):
+    for output in outputs(chapter):
+        if "image/png" in output.get("data", {}):
+            assert len(output["metadata"]["image/png"]["alt"].split()) >= 4
 
 
 @every_chapter
