@@ -1,3 +1,6 @@
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,9 +17,6 @@ def test_decode_undoes_encode_for_any_text(text):
 
 @given(st.text(st.characters(exclude_categories=[]), min_size=1))
 def test_save_and_load_keep_every_symbol_even_lone_surrogates(text):
-    import tempfile
-    from pathlib import Path
-
     tokenizer = CharTokenizer.fit(text)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder) / "vocab.txt")
@@ -24,6 +24,22 @@ def test_save_and_load_keep_every_symbol_even_lone_surrogates(text):
     assert loaded.int_to_char == tokenizer.int_to_char
 
 
+@pytest.fixture(params=["here", "elsewhere"])
+def system(request, monkeypatch):
+    """A system, and one with other line ends and another encoding unless a program names them."""
+    real = Path.open
+
+    def elsewhere(path, mode="r", buffering=-1, encoding=None, errors=None, newline=None):
+        if "b" not in mode:
+            encoding = "utf-16" if encoding in (None, "locale") else encoding
+            newline = "\r\n" if newline is None else newline
+        return real(path, mode, buffering, encoding, errors, newline)
+
+    if request.param == "elsewhere":
+        monkeypatch.setattr(Path, "open", elsewhere)
+
+
+@pytest.mark.usefixtures("system")
 def test_vocabulary_file_has_one_escaped_symbol_per_line(tmp_path):
     CharTokenizer(["\n", " ", "a", "\\", "é"]).save(tmp_path / "vocab.txt")
     assert (tmp_path / "vocab.txt").read_bytes() == b"\\n\n\\x20\na\n\\\\\n\\xe9\n"
