@@ -363,9 +363,9 @@ def test_a_dataset_without_what_is_needed_is_one_line(pretend, answer, message):
 
 
 def test_rows_keep_their_spaces_and_end_in_one_line_end(pretend):
-    rows = Rows(text=["  two spaces  ", "ends\n", "twice\n\n", "", "\ttab\t\r"])
+    rows = Rows(text=["  two spaces  ", "ends in X\n", "twice\n\n", "", "\ttab\t\r"])
     pretend({"train": rows, "validation": Rows(text=["v"])})
-    text = "  two spaces  \nends\ntwice\n\n\ttab\t\r\n"
+    text = "  two spaces  \nends in X\ntwice\n\n\ttab\t\r\n"
     assert load_hugging_face("poems") == Corpus(text, "v\n")
 
 
