@@ -351,17 +351,30 @@ def test_a_checkpoint_of_another_text_does_not_resume(tmp_path, saved, mine, loa
             load_checkpoint(tmp_path, state)
 
 
-@pytest.mark.parametrize("name", ["batches", "dropout"])
-def test_a_random_state_that_is_none_is_named(folder, name):
+def change_tensors(folder, change):
+    """Change what training_state.safetensors holds, and its hash."""
     path = checkpoint(folder) / "training_state.safetensors"
-    tensors = load_file(path)
-    tensors[name] = torch.zeros_like(tensors[name]) + 255
-    save_file(tensors, path)
+    save_file(change(load_file(path)), path)
     state = checkpoint(folder) / "state.json"
     content = json.loads(state.read_text())
     content["sha256"][path.name] = sha256(path.read_bytes()).hexdigest()
     state.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["batches", "dropout"])
+def test_a_random_state_that_is_none_is_named(folder, name):
+    change_tensors(folder, lambda t: {**t, name: torch.zeros_like(t[name]) + 255})
     with pytest.raises(CheckpointError, match=r"training_state\.safetensors: a random state is d"):
+        load_checkpoint(folder, fresh())
+
+
+def test_a_run_from_a_gpu_goes_on_without_one_and_other_tensors_are_refused(folder):
+    change_tensors(folder, lambda t: {**t, "dropout_cuda": torch.zeros(16, dtype=torch.uint8)})
+    if not torch.cuda.is_available():
+        load_checkpoint(folder, state := fresh())
+        assert state.step == 6
+    change_tensors(folder, lambda t: {**t, "dropout_more": torch.zeros(16, dtype=torch.uint8)})
+    with pytest.raises(CheckpointError, match=r"tensor dropout_more belongs to another arch"):
         load_checkpoint(folder, fresh())
 
 

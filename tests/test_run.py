@@ -314,6 +314,9 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(here, stop_after):
     assert [line["loss"] for line in metrics()] == [loss for _, loss, *_ in whole]
     seconds = [line["seconds"] for line in metrics()]
     assert seconds == sorted(seconds)
+    lines = Path("model/train.log").read_text().splitlines()
+    begins = [line.rpartition("; ")[2] for line in lines if line.startswith("passage: ")]
+    assert begins == ["from the start", f"resumed after step {stop_after}"]
 
 
 def test_lines_beyond_the_checkpoint_are_dropped_before_their_steps_are_done_again(monkeypatch):
@@ -402,6 +405,15 @@ def test_the_steps_are_computed_by_the_runs_own_forward(here):
         run.forward = lambda x: (asked.append(x.shape), model(x))[1]
         list(train_in_folder(run))
     assert asked == [(2, 8)] * 6
+
+
+def test_what_the_processes_share_is_what_is_trained(monkeypatch):
+    asked, shared = [], SimpleNamespace(step=0)
+    monkeypatch.setattr(run, "share", lambda *a: (asked.append(a), (shared, "forward"))[1])
+    with open_run(settings(), resume=False) as opened:
+        assert (opened.state, opened.forward) == (shared, "forward")
+    assert [arguments[1:] for arguments in asked] == [(2, 5)]  # batch_size and seed
+    assert isinstance(asked[0][0], training.TrainingState)
 
 
 def test_of_several_processes_the_first_alone_touches_the_folder(here, monkeypatch):
