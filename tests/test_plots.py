@@ -319,12 +319,14 @@ def test_schedule_is_one_curve_per_name():
 def test_loss_curve_has_baselines_before_and_after_the_first_step():
     records = step_records([3.0, 2.0, 1.0], measured={2: 2.5})
     for seen in ([], records):
-        axes = plots.loss_figure(seen, 10, {"5 characters": 1.245}).axes[0]
-        train, held_out, counted = axes.lines
-        assert list(train.get_ydata()) == pytest.approx([3.0, 2.5, 2.0][: len(seen)])
-        assert list(held_out.get_xdata()) == ([2] if seen else [])
-        assert set(counted.get_ydata()) == {1.245}
-        assert axes.get_xlim() == (0, 10)
+        whole, half = plots.loss_figure(seen, 10, {"order 5": 1.25, "order 1": 3.0}).axes
+        for axes in (whole, half):
+            train, held_out, counted, _ = axes.lines
+            assert list(train.get_ydata()) == pytest.approx([3.0, 2.5, 2.0][: len(seen)])
+            assert list(held_out.get_xdata()) == ([2] if seen else [])
+            assert set(counted.get_ydata()) == {1.25}
+        assert (whole.get_xlim(), half.get_xlim()) == ((0, 10), (5, 10))
+        assert half.get_ylim() == (1.0, 1.5)  # around the lowest baseline
 
 
 def test_busiest_expert_is_a_curve_per_layer():
@@ -366,6 +368,9 @@ def test_sampling_rows_tell_kept_from_dropped_on_one_scale():
         "k: 2 of 3 kept",
     ]
     assert [t.get_text() for t in cut.get_xticklabels()] == ["a", "␣", "↵"]
+    (two,) = plots.sampling_figure(["a", "b"], {"k": (before, before)}).axes
+    assert two.texts[0].get_text() == "k: 3 of 3 kept"  # the third is not drawn
+    assert len(two.containers[0]) == 2
     assert whole.get_ylim() == cut.get_ylim() == pytest.approx((0, 1.05 * 0.625))
 
 

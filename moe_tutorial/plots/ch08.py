@@ -18,7 +18,7 @@ Point = tuple[float, float]
 
 def model_figure(config: ModelConfig, vocab_size: int, batch_size: int, seq_len: int) -> Figure:
     """The whole model as boxes: the way from ids to logits below, one block enlarged above."""
-    figure, axes = one_panel(height=4.6, width=9.5, xlim=(0, 100), ylim=(0, 50))
+    figure, axes = one_panel(height=4.6, xlim=(0, 100), ylim=(0, 50))
     axes.set_axis_off()
     _whole_way(axes, config, vocab_size, (batch_size, seq_len))
     _one_block(axes, config, (batch_size, seq_len, config.dim))
@@ -42,7 +42,7 @@ def _whole_way(axes: Axes, config: ModelConfig, vocab_size: int, ids: tuple[int,
     for text, color, shape in boxes:
         _box(axes, (left, 3), 0.62 * step, 8, text, color)
         _arrow(axes, (left + 0.64 * step, 7), (left + 0.98 * step, 7))
-        axes.text(left + 0.81 * step, 1, shape, ha="center", va="center", fontsize="small")
+        axes.text(left + 0.81 * step, 1, shape, ha="center", va="center", fontsize=9)
         left += step
     axes.text(96.5, 7, "logits", va="center")
     first = 14 + step  # block 1 is the second box
@@ -85,7 +85,7 @@ def _box(axes: Axes, corner: Point, width: float, height: float, text: str, colo
                            facecolor=color, edgecolor="black", alpha=0.35)  # fmt: skip
     axes.add_patch(light)
     middle = (corner[0] + width / 2, corner[1] + height / 2)
-    axes.text(*middle, text, ha="center", va="center", fontsize="small")
+    axes.text(*middle, text, ha="center", va="center", fontsize=9)
 
 
 def _arrow(axes: Axes, start: Point, end: Point) -> None:
@@ -106,12 +106,20 @@ def loss_figure(
 ) -> Figure:
     """Training and held-out loss so far, beside counted baselines; the axis ends at `total` steps.
 
+    Right: the second half enlarged, around the lowest baseline, where the curves cross it.
     baselines: name -> validation loss, nats per character.
     """
-    figure, axes = one_panel("step", "nats per character", xlim=(0, total), ylim=(0.9, 4.3))
-    loss_curves(axes, [record._asdict() for record in records], baselines,
-                train="training", markersize=4, digits=3)  # fmt: skip
-    axes.legend(fontsize="small", loc="upper right")
+    titles = ("all steps", "the second half")
+    figure, panels = side_by_side(
+        titles, "step", "nats per character", 3.8, sharey=False, width_ratios=(3, 2)
+    )
+    for axes in panels:
+        loss_curves(axes, [record._asdict() for record in records], baselines,
+                    train="training", markersize=4, digits=3)  # fmt: skip
+    panels[0].set(xlim=(0, total), ylim=(0.9, 4.3))
+    lowest = min(baselines.values())
+    panels[1].set(xlim=(total / 2, total), ylim=(lowest - 0.25, lowest + 0.25))
+    panels[0].legend(fontsize="small", loc="upper right")
     return figure
 
 
@@ -120,7 +128,7 @@ def busiest_figure(loads: Mapping[str, Tensor]) -> Figure:
 
     loads: name -> (steps, L, E), the load at every step; drawn as the mean of 20 steps.
     """
-    figure, panels = side_by_side(loads, "step", "largest / mean, 20 steps (1 = even)")
+    figure, panels = side_by_side(loads, "step", "largest share / mean share,\nmean of 20 steps")
     for axes, load in zip(panels, loads.values(), strict=True):
         busiest_curves(axes, range(1, len(load) + 1), load, width=20)
     panels[-1].legend(fontsize="small")

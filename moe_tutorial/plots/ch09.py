@@ -16,6 +16,7 @@ def sampling_figure(
     rows: name of the setting -> (before, after), the probabilities (V,) before anything is dropped
     and those to draw from. A dropped bar has its old height; a black line marks the old height of a
     kept one. All rows share their y axis, which ends at `highest` (default: above the highest bar).
+    Of rows longer than the symbols the rest is counted, not drawn.
     """
     figure = Figure(figsize=(8, max(3, 0.6 + 1.15 * len(rows))), layout="constrained")
     panels = figure.subplots(len(rows), sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -30,8 +31,8 @@ def sampling_figure(
         if dropped:
             left, right = [i - 0.4 for i in kept], [i + 0.4 for i in kept]
             axes.hlines(before[kept].tolist(), left, right, color="black", linewidth=1.5)
-        axes.text(0.99, 0.92, f"{name}: {len(kept)} of {len(symbols)} kept", ha="right", va="top",
-                  transform=axes.transAxes)  # fmt: skip
+        count = f"{name}: {after.count_nonzero()} of {len(after)} kept"
+        axes.text(0.99, 0.92, count, ha="right", va="top", transform=axes.transAxes)
         axes.set_ylim(0, highest)
     panels[-1].set_xticks(range(len(symbols)), [tick_label(symbol) for symbol in symbols])
     panels[-1].set_xlabel("next character")
