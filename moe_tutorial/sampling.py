@@ -21,8 +21,8 @@ def next_token_probs(
     top_k keeps the k most probable tokens. top_p keeps the smallest set of most probable tokens
     whose probability reaches p, at least one. Shapes: logits (V,) -> (V,).
     A logit of -inf forbids a token.
-    Raises: ValueError if temperature < 0, top_k < 1, top_p is not in (0, 1], a logit is NaN or
-    +inf, or all are -inf.
+    Raises: ValueError if temperature < 0, top_k is no whole number from 1, top_p is not in (0, 1],
+    a logit is NaN or +inf, or all are -inf.
     Source: top-k: Fan et al. 2018, arXiv:1805.04833; top-p: Holtzman et al. 2019, arXiv:1904.09751.
     Chapter 09.
     """
@@ -48,8 +48,8 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -
     """Raise ValueError unless the three sampling parameters are in their ranges."""
     if temperature != 0 and not 1e-30 <= temperature <= 1e30:
         raise ValueError(f"temperature={temperature} must be 0 (greedy) or from 1e-30 to 1e30")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1; leave it out to keep all tokens")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top_k={top_k} must be a whole number from 1; leave it out to keep all")
     if top_p is not None and not 1e-30 <= top_p <= 1:
         raise ValueError(f"top_p={top_p} must be above 0 and at most 1; leave it out to keep all")
 
@@ -66,8 +66,9 @@ class Reader:
     """Feeds tokens to a model through its caches and returns what it predicts next.
 
     Every token is computed once, until the context is full. Then the window slides: the oldest
-    quarter is forgotten and the rest read again, because in the cache each key is rotated by its
-    absolute position. Between two slides the context is therefore 3/4 to 4/4 of max_seq_len.
+    quarter is forgotten and the rest read again from position 0, so that the logits are those of
+    the kept text alone. Between two slides the context is therefore 3/4 to 4/4 of max_seq_len; of
+    more tokens at once only the last 3/4 are read.
     """
 
     def __init__(self, model: MoELanguageModel) -> None:
@@ -101,8 +102,8 @@ def generate(
 ) -> Iterator[GeneratedToken]:
     """Continue a prompt, one token at a time; each is yielded as soon as it is known.
 
-    Tokens are drawn on the CPU, so that a seed means the same on every device. In model.train()
-    dropout stays on: call model.eval() first, unless that is what you want.
+    Tokens are drawn on the CPU, so that a seed means the same on every device, but for rounding. In
+    model.train() dropout stays on: call model.eval() first, unless that is what you want.
     Shapes: prompt (T,) int64.
     Raises: ValueError if the prompt is empty or has two axes, or a sampling parameter is out of
     range; TypeError if the prompt is not a tensor.

@@ -105,3 +105,11 @@ def test_playground_answers_a_prompt_it_cannot_read(fresh, prompt, answer):
     fresh.prompt.value = "The <"
     assert "<b>The &lt;</b>" in fresh.text.value
     assert shown_bars(fresh)
+
+
+def test_playground_says_how_much_the_model_does_not_see(fresh):
+    assert "out of its sight" not in fresh.bars.value
+    most = fresh.model.config.max_seq_len
+    fresh.prompt.value = "a" * (most + 5)
+    kept = 3 * most // 4
+    assert f"the first {most + 5 - kept} characters are out of its sight" in fresh.bars.value

@@ -73,7 +73,7 @@ def test_ids_may_be_a_tensor_a_list_or_come_one_by_one():
 
 def test_the_first_unknown_character_is_named_with_its_position():
     message = (
-        r"unknown character 'z' at position 2: it is not one of the 3 characters of the "
+        r"unknown character 'z' at position 2: it is not one of the 3 symbols of the "
         r"vocabulary; leave it out or replace it$"
     )
     with pytest.raises(ValueError, match=message):

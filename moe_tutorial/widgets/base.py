@@ -20,7 +20,7 @@ def page(
 
     above: what stands between them, for `draw` to fill.
     """
-    picture = widgets.Image(format="png")
+    picture = widgets.Image(format="png", layout={"max_width": "100%"})  # of the page
 
     def redraw(change: object = None) -> None:
         picture.value = draw(*(slider.value for slider in sliders))

@@ -35,6 +35,7 @@ class Playground:
         self.model, self.tokenizer = model, tokenizer
         self.new: list[GeneratedToken] = []
         self.logits = torch.empty(0)  # (V,), of the character after the text
+        self.forgotten = 0  # characters at the beginning that the model does not see
         most, layers = tokenizer.vocab_size, len(model.blocks)
         self.prompt = _control(widgets.Text, "prompt", prompt, continuous_update=False)
         self.temperature = _control(
@@ -96,7 +97,9 @@ class Playground:
 
     def read(self) -> None:
         """Let the model predict the character after the text."""
-        self.logits, _ = Reader(self.model).read([*self.ids.tolist(), *(t.token for t in self.new)])
+        tokens, reader = [*self.ids.tolist(), *(t.token for t in self.new)], Reader(self.model)
+        self.logits, _ = reader.read(tokens)
+        self.forgotten = len(tokens) - len(reader.window)
         self.show_bars()
 
     def show_text(self) -> None:
@@ -120,7 +123,9 @@ class Playground:
         """The probabilities of the next character, the largest first."""
         if len(self.logits):
             probs = next_token_probs(self.logits.float().cpu(), **self.settings())
-            self.bars.value = bars_html(probs, self.tokenizer)
+            note = f"<i>the first {self.forgotten} characters are out of its sight</i>"
+            bars = bars_html(probs, self.tokenizer)
+            self.bars.value = (note if self.forgotten else "") + bars
 
 
 def bars_html(probs: Tensor, tokenizer: CharTokenizer) -> str:

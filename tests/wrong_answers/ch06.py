@@ -91,7 +91,7 @@ WRONG = {
             "    B, T, D = q.shape\n"
             "    q, k = (x.view(B, num_heads, T, D // num_heads) for x in (q, k))\n"
             "    return q @ k.transpose(-2, -1) * (D // num_heads) ** -0.5",
-            "cut across positions by view",
+            "split across positions by view",
         ),
         (SCORES.format(factor="(num_heads * head_dim // 4) ** -0.5"), "wrong for 2"),
     ],
