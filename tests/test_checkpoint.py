@@ -6,6 +6,7 @@ import stat
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -368,11 +369,26 @@ def test_a_random_state_that_is_none_is_named(folder, name):
         load_checkpoint(folder, fresh())
 
 
-def test_a_run_from_a_gpu_goes_on_without_one_and_other_tensors_are_refused(folder):
-    change_tensors(folder, lambda t: {**t, "dropout_cuda": torch.zeros(16, dtype=torch.uint8)})
-    if not torch.cuda.is_available():
-        load_checkpoint(folder, state := fresh())
-        assert state.step == 6
+def test_a_gpu_has_a_random_state_of_its_own_and_a_run_goes_on_without_one(folder, monkeypatch):
+    drawn, put_back = torch.arange(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: drawn)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", put_back.append)
+    model = SimpleNamespace(
+        head=SimpleNamespace(weight=SimpleNamespace(is_cuda=True)), named_parameters=list
+    )
+    optimizer = SimpleNamespace(param_groups=[])
+    state = SimpleNamespace(model=model, optimizer=optimizer, generator=torch.Generator())
+    saved = ours._training_tensors(state)
+    assert saved.keys() == {"batches", "dropout", "dropout_cuda"}
+    change_tensors(folder, lambda tensors: {**tensors, "dropout_cuda": saved["dropout_cuda"]})
+    for there, times in ((False, 0), (True, 1)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        load_checkpoint(folder, fresh())
+        assert len(put_back) == times
+    assert torch.equal(put_back[0], drawn)
+
+
+def test_a_random_state_that_nobody_asked_for_is_refused(folder):
     change_tensors(folder, lambda t: {**t, "dropout_more": torch.zeros(16, dtype=torch.uint8)})
     with pytest.raises(CheckpointError, match=r"tensor dropout_more belongs to another arch"):
         load_checkpoint(folder, fresh())

@@ -397,8 +397,8 @@ def test_a_run_that_was_renamed_resumes_in_its_new_folder_with_its_own_settings(
     assert run_tiny("training.seed=3") == 0
     (here / "model").rename(here / "renamed")
     capsys.readouterr()
-    changes = ["paths.output_dir=renamed", "training.max_steps=5"]
-    assert main(["train", "--resume", "--set", *changes]) == 0
+    (here / "config.hocon").write_text("paths { output_dir = renamed }, training.seed = 9")
+    assert main(["train", "--resume", "--set", "training.max_steps=5"]) == 0
     assert not (here / "model").exists()
     saved = load_snapshot(here / "renamed" / "config.hocon")
     assert (saved.paths.output_dir, saved.training.seed) == ("renamed", 3)
