@@ -200,7 +200,7 @@ class Clock:
 
 def test_the_clock_counts_everything_and_the_speed_the_steps_alone(monkeypatch):
     clock, state = Clock(monkeypatch), fresh()
-    state.seconds = 50.0  # of an earlier session
+    state.seconds = 50.0  # before it was resumed
     monkeypatch.setattr(training, "evaluate", clock.passes(4, 2.0))
     config = SETTINGS.model_copy(update={"max_steps": 4, "eval_steps": 2})
     seconds = []
