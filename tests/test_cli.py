@@ -288,14 +288,6 @@ def test_export_and_import_bring_the_same_text_back(at_model, tmp_path, capsys):
     assert generated(capsys, *greedy, "--model-path", back) == generated(capsys, *greedy)
 
 
-@pytest.mark.parametrize("seed", ["9" * 30, "-1", "x"])
-def test_a_seed_that_is_none_is_wrong_use(at_model, capsys, seed):
-    with pytest.raises(SystemExit) as stop:
-        main(["generate", f"--seed={seed}"])
-    assert stop.value.code == 2
-    assert "is no whole number from 0 to 2**63 - 1" in capsys.readouterr().err
-
-
 def test_an_imported_model_has_nothing_to_resume(at_model, tmp_path, capsys):
     there, back = str(tmp_path / "hf"), str(tmp_path / "back")
     assert main(["export", "--to", there, "--model-path", "model"]) == 0
@@ -317,13 +309,3 @@ def test_wrong_use_of_export_and_import_is_one_line(at_model, tmp_path, capsys):
 def test_debug_shows_the_traceback(here):
     with pytest.raises(ValueError, match="an even size"):
         main(["train", "--debug", "--set", "model.dim=12"])
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "-h"], ["generate", "-h"], ["export", "-h"]]
-)
-def test_help(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 0
-    assert "train" in capsys.readouterr().out

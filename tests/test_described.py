@@ -34,6 +34,7 @@ def test_a_drawing_says_its_words_once():
     figure, axes = one_panel()
     for word in ("norm", "attention", "norm"):
         axes.text(0, 0, word)
+    axes.plot([0, 1])  # a line of the drawing, no curve
     assert description(figure) == "Drawing: with the words norm, attention."
 
 

@@ -582,6 +582,7 @@ def test_last_words_go_where_somebody_reads(monkeypatch, capsys):
     assert redirected == [(nowhere, 70), (nowhere, 70), (nowhere, 71)]
 
 
+@pytest.mark.slow
 def test_the_help_does_not_wait_for_pytorch():
     code = "import sys; from moe_tutorial.command import cli; cli.build_parser(); "
     code += "print('torch' in sys.modules)"

@@ -24,15 +24,20 @@ def description(figure: matplotlib.figure.Figure) -> str:
 
 
 def _panel(axes: Axes) -> str:
-    bars = any(isinstance(container, BarContainer) for container in axes.containers)
-    kind = "Heat map" if axes.images else "Bars" if bars else "Curves" if axes.lines else "Drawing"
     title, x, y = (
         text.replace("\n", " ") for text in (axes.get_title(), axes.get_xlabel(), axes.get_ylabel())
     )
     shown = " against ".join(filter(None, (y, x)))
     named = [text for text in axes.get_legend_handles_labels()[1] if not text.startswith("_")]
-    words = [text.get_text().replace("\n", " ") for text in axes.texts if text.get_text().strip()]
-    parts = [f"{kind} \u201c{title}\u201d" if title else kind, shown, ", ".join(named)]
+    bars = any(isinstance(container, BarContainer) for container in axes.containers)
+    kind = "Heat map" if axes.images else "Bars" if bars else "Curves" if axes.lines else "Drawing"
+    words = []
     if kind == "Drawing" or not (title or shown or named):
-        parts.append("with the words " + ", ".join(dict.fromkeys(words)) if words else "")
+        kind = "Drawing"
+        words = [
+            text.get_text().replace("\n", " ") for text in axes.texts if text.get_text().strip()
+        ]
+    parts = [f"{kind} \u201c{title}\u201d" if title else kind, shown, ", ".join(named)]
+    if words:
+        parts.append("with the words " + ", ".join(dict.fromkeys(words)))
     return ": ".join(filter(None, parts)) + "."
