@@ -95,6 +95,8 @@ def test_without_arguments_those_of_the_process_count(asked, monkeypatch):
         (["generate", "--stdin", "-i"], "not allowed with argument"),
         (["generate", "--seed", str(2**63)], f"'{2**63}' is no whole number from 0 to 2**63 - 1"),
         (["generate", "--seed", "1.5"], "'1.5' is no whole number"),
+        (["generate", "--seed=-1"], "'-1' is no whole number from 0"),
+        (["generate", "--seed", "9" * 30], "is no whole number from 0 to 2**63 - 1"),
         (["generate", "--top-k", "x"], "invalid int value: 'x'"),
         (["generate", "--top-p", "x"], "invalid float value: 'x'"),
         (["generate", "--temperature", "x"], "invalid float value: 'x'"),
