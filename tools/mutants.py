@@ -1,8 +1,8 @@
 """Put small faults into the library, one at a time, and report those that its tests do not see.
 
-`make mutants` does all modules of MODULES and refreshes the table in CONTRIBUTING.md;
-`make mutants ARGS="rope moe"` does two of them and prints their survivors. The faults are those of
-mutmut; each module is judged by the tests named here alone. Words of messages are not changed.
+`make mutants` does all modules of MODULES, `make mutants ARGS="rope moe"` two of them. Prints the
+survivors and refreshes the rows of these modules in CONTRIBUTING.md. The faults are those of mutmut;
+each module is judged by the tests named here alone. Words of messages are not changed.
 """
 
 import re
@@ -52,11 +52,16 @@ use_setproctitle = false
 
 def main(arguments: list[str]) -> int:
     reasons = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))
-    until, rows, unexplained = time.monotonic() + 60 * MINUTES, [], 0
+    page = ROOT / "CONTRIBUTING.md"
+    rows = dict(
+        re.findall(r"^(\| `([\w/]+)` \|.*)$", TABLE.search(page.read_text("utf-8"))[0], re.M)
+    )
+    rows = {module: row for row, module in rows.items()}
+    until, unexplained = time.monotonic() + 60 * MINUTES, 0
     for module in arguments or MODULES:
         statuses = run(module, until)
         if statuses is None:
-            rows.append(f"| `{module}` | not reached in {MINUTES} minutes | | | |")
+            print(f"{module}: not done within {MINUTES} minutes", flush=True)
             continue
         left = [name for name, status in statuses.items() if status in ("survived", "no tests")]
         faults = Counter(fault(module, name) for name in left)
@@ -66,19 +71,17 @@ def main(arguments: list[str]) -> int:
         killed = len(statuses) - len(left)
         explained = len(left) - sum(new.values())
         share = killed / len(statuses)
-        rows.append(f"| `{module}` | {len(statuses)} | {killed} | {share:.1%} | {explained} |")
-        print(rows[-1], flush=True)
+        rows[module] = f"| `{module}` | {len(statuses)} | {killed} | {share:.1%} | {explained} |"
+        print(rows[module], flush=True)
         for text in new:
             print(f"  not seen: {text}", flush=True)
         for text in known.keys() - faults.keys():
             print(f"  in {SURVIVORS.name}, but seen or gone: {text}", flush=True)
     head = "| module | faults | seen | share | survivors with a reason |\n|---|---|---|---|---|\n"
-    table = head + "".join(f"{row}\n" for row in rows)
+    table = head + "".join(f"{rows[module]}\n" for module in MODULES if module in rows)
     print(f"\n{table}\n{unexplained} survivors without a reason")
-    if not arguments:
-        path = ROOT / "CONTRIBUTING.md"
-        text = path.read_text(encoding="utf-8")
-        path.write_text(TABLE.sub(lambda _: table, text), encoding="utf-8", newline="\n")
+    text = page.read_text(encoding="utf-8")
+    page.write_text(TABLE.sub(lambda _: table, text), encoding="utf-8", newline="\n")
     return 0
 
 
