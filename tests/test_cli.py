@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from io import StringIO
 
 import pytest
 import torch
@@ -184,14 +185,15 @@ def test_interactive_session_is_that_of_the_documents(command, trained_folder):
     assert re.search(r"\nStats: 19 total tokens, \d+\.\d\d tokens/sec\n", out)
 
 
-def test_interactive_session_asks_again_after_a_bad_answer(command, trained_folder):
+def test_interactive_session_asks_again_after_a_bad_answer(at_model, monkeypatch, capsys):
     lines = ["", "Z", "The", "0", "many", "7", "-1", "0.5", "none", "2", "1"]
-    result = command("generate", "-i", cwd=trained_folder, input="\n".join(lines) + "\n")
-    assert result.returncode == 0, result.stderr
+    monkeypatch.setattr("sys.stdin", StringIO("\n".join(lines) + "\n"))
+    assert main(["generate", "-i"]) == 0
+    printed = capsys.readouterr().out
     for message in ("the prompt is empty", "unknown character 'Z'", "max_new_tokens: ",
                     "'many' is not a number", "temperature: ", "top_p: "):  # fmt: skip
-        assert message in result.stdout, message
-    assert "Stats: 10 total tokens" in result.stdout
+        assert message in printed, message
+    assert "Stats: 10 total tokens" in printed
 
 
 @pytest.mark.parametrize(

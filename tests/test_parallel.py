@@ -130,7 +130,7 @@ class Group(NamedTuple):
     steps: tuple  # the weights after a step that is clipped over all ranks, and on each alone
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def group(request):
     size = request.param
     every = cases(size)

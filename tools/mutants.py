@@ -1,8 +1,8 @@
 """Put small faults into the library, one at a time, and report those that its tests do not see.
 
 `make mutants` does all modules of MODULES, `make mutants ARGS="rope moe"` two of them. Prints the
-survivors and refreshes the rows of these modules in CONTRIBUTING.md. The faults are those of mutmut;
-each module is judged by the tests named here alone. Words of messages are not changed.
+survivors and refreshes the rows of these modules in CONTRIBUTING.md. The faults are those of
+mutmut; each module is judged by the tests named here alone. Words of messages are not changed.
 """
 
 import re
@@ -53,10 +53,8 @@ use_setproctitle = false
 def main(arguments: list[str]) -> int:
     reasons = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))
     page = ROOT / "CONTRIBUTING.md"
-    rows = dict(
-        re.findall(r"^(\| `([\w/]+)` \|.*)$", TABLE.search(page.read_text("utf-8"))[0], re.M)
-    )
-    rows = {module: row for row, module in rows.items()}
+    kept = TABLE.search(page.read_text(encoding="utf-8"))[0]
+    rows = {row.split("`")[1]: row for row in kept.splitlines() if row.startswith("| `")}
     until, unexplained = time.monotonic() + 60 * MINUTES, 0
     for module in arguments or MODULES:
         statuses = run(module, until)
