@@ -90,7 +90,7 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     counters = {key: getattr(state, key) for key in trust.COUNTERS}
     hashes = {file.name: trust.sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
     hashes["counters"] = trust.sha256_of(counters)
-    hashes["model"] = trust.sha256_of(state.model.config.model_dump())
+    hashes["model"] = trust.model_hash(state.model.config)
     hashes |= {} if state.text is None else {"text": state.text}
     _write_text(part / "state.json", json.dumps({**counters, "sha256": hashes}, indent=2) + "\n")
     for file in part.iterdir():

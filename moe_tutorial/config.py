@@ -74,6 +74,14 @@ class ModelConfig(_Section):
     norm_eps: PositiveFloat = 1e-5
     dropout: Share = 0.1
     load_balancing_loss_coef: NonNegativeFloat = 0.01
+    balance: Literal["loss", "bias", "quantile", "none"] = "loss"
+    bias_update_rate: PositiveFloat = 0.01
+
+    @model_validator(mode="after")
+    def _balance_fits(self) -> Self:
+        if self.balance == "quantile" and self.router == "sigmoid":
+            raise ValueError('balance="quantile" needs router="softmax"; with "sigmoid" use "bias"')
+        return self
 
 
 class DeviceConfig(_Section):

@@ -170,6 +170,9 @@ KEYS = {
 
 def family_of(model: ModelConfig) -> Family:
     """The architecture that is made in the same way. Raises: ValueError if there is none."""
+    if model.balance in ("bias", "quantile"):
+        kind = f"balance={model.balance} is not exported: in none of the three classes does a bias"
+        raise ValueError(f"{kind} choose; train with balance=loss or balance=none to export")
     for family in FAMILIES:
         if (family.router, family.shared_expert) == (model.router, model.shared_expert):
             return family

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_tutorial.attention import CausalSelfAttention, KVCache
+from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.config import ModelConfig
 from moe_tutorial.moe import MoE, Routing, default_hidden_dim
 from moe_tutorial.rmsnorm import RMSNorm
@@ -63,6 +64,10 @@ class MoELanguageModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        if config.balance in ("bias", "quantile"):  # chapter 11
+            for block in self.blocks:
+                rule = config.balance, config.bias_update_rate
+                block.moe.router = BiasedRouter(block.moe.router, *rule)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = nn.Linear(config.dim, vocab_size, bias=False)
         head_dim = config.dim // config.num_heads
@@ -93,6 +98,12 @@ class MoELanguageModel(nn.Module):
             x, routing = block(x, cos, sin, caches[i] if caches else None)
             routings.append(routing)
         return ModelOutput(self.head(self.norm(x)), routings)
+
+    def rebalance(self, routings: list[Routing]) -> None:
+        """After a training step: move the biases of the routers that have one. Chapter 11."""
+        for block, routing in zip(self.blocks, routings, strict=True):
+            if isinstance(block.moe.router, BiasedRouter):
+                block.moe.router.rebalance(routing)
 
     def new_caches(self, batch_size: int = 1) -> list[KVCache]:
         """Empty caches for `forward`, one per layer, on the model's device."""

@@ -6,7 +6,7 @@ Losses are cross-entropies in nats per character.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,9 +17,10 @@ from torch import Tensor
 from moe_tutorial.batching import evaluation_batches, random_batch
 from moe_tutorial.config import TrainingConfig
 from moe_tutorial.model import ModelOutput, MoELanguageModel
-from moe_tutorial.moe import expert_load, load_balancing_loss
+from moe_tutorial.moe import Routing, expert_load, load_balancing_loss
 
 Forward = Callable[[Tensor], ModelOutput]  # tokens (B, T) -> logits and routings of all of them
+BalanceLoss = Callable[[Sequence[Routing]], Tensor]  # 1 if balanced
 Stop = Callable[[], bool]  # whether somebody asked to stop
 SAMPLE = 32_768  # characters; no more held-out text than this is always measured whole
 MOST_LOGITS = 2**23  # of one batch of the evaluation: 32 MiB
@@ -161,10 +162,12 @@ class Update(NamedTuple):
 
 
 def update(
-    state: TrainingState, x: Tensor, y: Tensor, rate: float, grad_clip: float, forward: Forward
-) -> Update:
+    state: TrainingState, x: Tensor, y: Tensor, rate: float, grad_clip: float, forward: Forward,
+    balance_loss: BalanceLoss = load_balancing_loss,
+) -> Update:  # fmt: skip
     """One optimizer step on one batch: forward, backward, clip, move the weights.
 
+    The balance loss counts with its coefficient if the configuration balances by the loss.
     Shapes: x, y (B, T) int64. Raises: NonFiniteLoss before the step that would spoil the weights.
     """
     model, optimizer = state.model, state.optimizer
@@ -172,8 +175,10 @@ def update(
         group["lr"] = rate
     logits, routings = forward(x)
     loss = next_character_loss(logits, y)
-    balance = load_balancing_loss(routings)
-    (loss + model.config.load_balancing_loss_coef * balance).backward()
+    balance = balance_loss(routings)
+    by_loss = model.config.balance == "loss"
+    coefficient = model.config.load_balancing_loss_coef if by_loss else 0.0
+    (loss + coefficient * balance).backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     if not math.isfinite(loss.item() + grad_norm.item()):
         raise NonFiniteLoss(
@@ -182,6 +187,7 @@ def update(
         )
     optimizer.step()
     optimizer.zero_grad()
+    model.rebalance(routings)
     torch.clear_autocast_cache()  # it holds rounded copies of the weights before this step
     state.step += 1
     load = torch.stack([expert_load(routing) for routing in routings]).cpu()  # (L, E)
@@ -195,12 +201,14 @@ def train(
     config: TrainingConfig,
     forward: Forward | None = None,
     stop: Stop = lambda: False,
+    balance_loss: BalanceLoss = load_balancing_loss,
 ) -> Iterator[StepRecord]:
     """Train step by step, yielding a record after each, until the first limit is reached.
 
     The state is complete at every yield: saved there and loaded later, training goes on as if it
     had not stopped (bit for bit on one machine and thread count, unless max_seconds steers it).
     forward: what computes the outputs of a batch (None: the model). stop: ends a measurement early.
+    balance_loss: what the coefficient of the configuration weighs.
     Shapes: both texts (N_ids,) int64 on the model's device. Raises: as `update`, `random_batch`.
     """
     epoch_steps = steps_per_epoch(len(train_ids), config)
@@ -211,7 +219,8 @@ def train(
         step_started = time.perf_counter()
         rate = learning_rate(state.step, done, config)
         x, y = random_batch(train_ids, config.batch_size, config.seq_len, state.generator)
-        updated = update(state, x, y, rate, config.grad_clip, forward or state.model)
+        computed = forward or state.model
+        updated = update(state, x, y, rate, config.grad_clip, computed, balance_loss)
         step_ended = time.perf_counter()
         state.seconds = step_ended - started
         done = progress(state.step, state.seconds, epoch_steps, config)

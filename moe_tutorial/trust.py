@@ -114,12 +114,22 @@ def resumable(folder: Path) -> tuple[Path, Verified]:
     return checkpoint, found
 
 
+def model_hash(model: ModelConfig) -> str:
+    """Of the section model; a key that is newer than some checkpoints counts once it is used."""
+    newer = {"balance", "bias_update_rate"}
+    return sha256_of(model.model_dump(exclude={key for key in newer if _default(model, key)}))
+
+
+def _default(model: ModelConfig, key: str) -> bool:
+    return getattr(model, key) == type(model).model_fields[key].default
+
+
 def check_model(folder: Path, model: ModelConfig, saved: str | None) -> None:
     """Raise CheckpointError if the weights were trained with another section model.
 
     Their shapes say nothing of top_k, router, rope_theta, norm_eps and num_heads.
     """
-    if saved not in (None, sha256_of(model.model_dump())):  # None: saved by an earlier version
+    if saved not in (None, model_hash(model)):  # None: saved by an earlier version
         raise CheckpointError(
             f"{folder / 'config.hocon'}: the section model is not the one that the weights were "
             f"trained with; put back the config.hocon that was saved with them"

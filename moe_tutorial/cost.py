@@ -1,0 +1,1 @@
+"""What a mixture costs, and routers without a parameter. Chapter 13."""

@@ -1,0 +1,3 @@
+"""Experiments of chapter 11."""
+
+EXPERIMENTS = []

@@ -1,0 +1,3 @@
+"""Experiments of chapter 12."""
+
+EXPERIMENTS = []

@@ -1,0 +1,3 @@
+"""Experiments of chapter 13."""
+
+EXPERIMENTS = []
