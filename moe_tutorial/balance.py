@@ -47,8 +47,8 @@ def quantile_bias(scores: Tensor, bias: Tensor, top_k: int) -> Tensor:
 class BiasedRouter(nn.Module):
     """A `Router` whose choice is moved by a bias that no gradient sees; the weights are not.
 
-    The bias is added after the score function (softmax over all E, or sigmoid), is kept in a buffer,
-    so that it is saved and not trained, and is moved by `rebalance` after each training step.
+    The bias is added after the score function (softmax over all E, or sigmoid). It is a buffer, so
+    it is saved and not trained, and `rebalance` moves it after each training step.
     rule "bias": `sign_update` with rate; rule "quantile": `quantile_bias`, which has no rate.
     Shapes: x (N, D) -> Routing. Raises: ValueError if the quantile meets the sigmoid router.
     """
@@ -112,14 +112,12 @@ def router_health(routing: Routing) -> RouterHealth:
 def sequence_balance_loss(routings: Sequence[Routing], batch_size: int) -> Tensor:
     """`load_balancing_loss` of every sequence by itself, averaged: 1 if balanced in each of them.
 
-    Shapes: routings of N = B*T tokens -> scalar. Source: DeepSeek-V3, arXiv:2412.19437, equation 17.
+    Shapes: routings of N = B*T tokens -> scalar. Source: DeepSeek-V3, arXiv:2412.19437, (17).
     """
     layers = []
     for routing in routings:
         num_experts, top_k = routing.probs.shape[1], routing.experts.shape[1]
-        chosen = (
-            F.one_hot(routing.experts, num_experts).sum(dim=1).to(routing.probs.dtype)
-        )  # (N, E)
+        chosen = F.one_hot(routing.experts, num_experts).sum(dim=1).float()  # (N, E)
         share = chosen.view(batch_size, -1, num_experts).mean(dim=1) / top_k  # (B, E)
         mean = routing.probs.view(batch_size, -1, num_experts).mean(dim=1)  # (B, E)
         layers.append(num_experts * (share * mean).sum(dim=-1).mean())

@@ -219,8 +219,7 @@ def train(
         step_started = time.perf_counter()
         rate = learning_rate(state.step, done, config)
         x, y = random_batch(train_ids, config.batch_size, config.seq_len, state.generator)
-        computed = forward or state.model
-        updated = update(state, x, y, rate, config.grad_clip, computed, balance_loss)
+        updated = update(state, x, y, rate, config.grad_clip, forward or state.model, balance_loss)
         step_ended = time.perf_counter()
         state.seconds = step_ended - started
         done = progress(state.step, state.seconds, epoch_steps, config)

@@ -30,6 +30,9 @@ CHAPTERS = {
     "08_training": ("model", "checkpoint", "training"),
     "09_sampling": ("sampling",),
     "10_hugging_face": ("families", "hugging_face"),
+    "11_router_health": ("balance",),
+    "12_specialists": ("analysis",),
+    "13_does_it_pay": ("cost",),
     "14_many_devices": ("parallel",),
 }
 PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]

@@ -14,12 +14,13 @@ from packaging.requirements import Requirement
 # The root of the library, in the order in which it is read: the course and what it stands on.
 COURSE = (
     "config", "device", "trust", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention",
-    "moe", "model", "training", "checkpoint", "sampling", "families", "hugging_face", "parallel",
+    "moe", "balance", "model", "training", "checkpoint", "sampling", "families", "hugging_face",
+    "analysis", "cost", "parallel",
 )  # fmt: skip
 # The rooms beside it, and which rooms each may use; all may use the course.
 ROOMS = {
     "processes": (), "plots": (), "widgets": ("plots",), "checks": (),
-    "command": ("processes", "plots"),
+    "command": ("processes", "plots"), "experiments": (),
 }  # fmt: skip
 LIBRARY = ROOT / "moe_tutorial"
 FILES = sorted(LIBRARY.rglob("*.py"))

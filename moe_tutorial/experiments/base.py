@@ -1,4 +1,4 @@
-"""What all experiments share: one training, many of them side by side, and the results in a file."""
+"""What all experiments share: one training, many side by side, and the results in a file."""
 
 import json
 import os
@@ -140,7 +140,7 @@ class Results:
         return all(a < b for a, b in zip(self.of(low, key), self.of(high, key), strict=True))
 
     def differ(self, one: str, other: str, key: str) -> bool:
-        """Whether the paired difference is more than twice its standard error; else call it none."""
+        """Whether the paired difference exceeds twice its standard error; else call it none."""
         pairs = zip(self.of(one, key), self.of(other, key), strict=True)
         differences = [a - b for a, b in pairs]
         error = stdev(differences) / len(differences) ** 0.5
@@ -155,7 +155,7 @@ def load(name: str) -> Results:
 def run(
     experiment: Experiment, seeds: int, *, quick: bool = False, only: Sequence[str] = ()
 ) -> Json:
-    """All variants with seeds 0 .. seeds - 1, several at once, one core each, with a progress bar."""
+    """All variants with seeds 0 .. seeds - 1, one core each, with a progress bar."""
     variants = [v for v in experiment.variants if not only or v in only]
     jobs = [(variant, seed) for seed in range(seeds) for variant in variants]
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
