@@ -195,14 +195,10 @@ def update(
 
 
 def train(
-    state: TrainingState,
-    train_ids: Tensor,
-    validation_ids: Tensor,
-    config: TrainingConfig,
-    forward: Forward | None = None,
-    stop: Stop = lambda: False,
+    state: TrainingState, train_ids: Tensor, validation_ids: Tensor, config: TrainingConfig,
+    forward: Forward | None = None, stop: Stop = lambda: False,
     balance_loss: BalanceLoss = load_balancing_loss,
-) -> Iterator[StepRecord]:
+) -> Iterator[StepRecord]:  # fmt: skip
     """Train step by step, yielding a record after each, until the first limit is reached.
 
     The state is complete at every yield: saved there and loaded later, training goes on as if it
