@@ -185,10 +185,14 @@ def replayed(experts: Tensor) -> Change:
 
     Shapes: experts (N, K), for N tokens in one or more calls.
     """
-    rows = iter(experts.split(1))
+    done = 0
 
     def change(routing: Routing) -> Routing:
-        return choose(routing.probs, torch.cat([next(rows) for _ in routing.probs]))
+        nonlocal done
+        start, done = done, done + len(routing.probs)
+        if done > len(experts):
+            raise ValueError(f"{len(experts)} choices were recorded, but {done} tokens came")
+        return choose(routing.probs, experts[start:done])
 
     return change
 
@@ -227,9 +231,8 @@ def rerouted(
 
     change: of all layers, or layer (from 0) -> its change. dtype: as in `ChangedRouter`.
     """
-    changes = (
-        change if isinstance(change, Mapping) else dict.fromkeys(range(len(model.blocks)), change)
-    )
+    everywhere = dict.fromkeys(range(len(model.blocks)), change)
+    changes = change if isinstance(change, Mapping) else everywhere
     trained = {layer: model.blocks[layer].moe.router for layer in changes}
     new = {layer: ChangedRouter(trained[layer], one, dtype) for layer, one in changes.items()}
     try:

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from moe_tutorial import analysis
-from moe_tutorial.experiments.base import MODEL, QUICK_STEPS, Json, rounded, texts, train_once
+from moe_tutorial.experiments.base import (
+    MODEL,
+    QUICK_STEPS,
+    Json,
+    Results,
+    rounded,
+    texts,
+    train_once,
+)
 from moe_tutorial.model import MoELanguageModel
 
 SNAPSHOTS = (0, 25, 50, 100, 150, 200, 300, 400, 600, 800, 1000)
@@ -96,3 +104,9 @@ def over_time(choices: dict[int, list[Tensor]], features: analysis.Features) -> 
         name: [[one(y, end) for y, end in zip(now, last, strict=True)] for now in choices.values()]
         for name, one in by.items()
     }
+
+
+def at(results: Results, key: str, step: int, layer: int) -> list[float]:
+    """One measure at one snapshot and in one layer (from 1), of every seed."""
+    steps = results.of("trained", "steps")[0]
+    return [run[steps.index(step)][layer - 1] for run in results.of("trained", key)]
