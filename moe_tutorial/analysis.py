@@ -158,24 +158,27 @@ def random_choice(generator: torch.Generator) -> Change:
 
 
 def without(*experts: int) -> Change:
-    """Some experts removed: the next best takes the place, and the weights add up to 1 again."""
+    """Some experts removed: the next best takes the place, and the weights add up to 1 again.
+
+    The change raises ValueError if fewer than K are left.
+    """
 
     def change(routing: Routing) -> Routing:
-        left = routing.probs.shape[1] - len(set(experts))
-        if left < 1:
-            raise ValueError(f"all {routing.probs.shape[1]} experts are removed; leave one")
+        num_experts, top_k = routing.probs.shape[1], routing.experts.shape[1]
+        if (left := num_experts - len(set(experts))) < top_k:
+            raise ValueError(f"{left} of {num_experts} experts are left; a token needs {top_k}")
         allowed = routing.probs.index_fill(1, torch.tensor(experts, dtype=torch.long), -1.0)
-        best = allowed.topk(min(left, routing.experts.shape[1]), dim=-1).indices  # (N, K)
+        best = allowed.topk(top_k, dim=-1).indices  # (N, K)
         return choose(routing.probs, best)
 
     return change
 
 
 def forced(expert: int) -> Change:
-    """Every token to this expert alone."""
+    """Every token to this expert alone: it is all of the K choices."""
 
     def change(routing: Routing) -> Routing:
-        return choose(routing.probs, torch.full_like(routing.experts[:, :1], expert))
+        return choose(routing.probs, torch.full_like(routing.experts, expert))
 
     return change
 

@@ -172,15 +172,22 @@ def test_without_an_expert_the_next_best_takes_the_place():
     assert new.probs.equal(own.probs)
     untouched = (own.experts != 3).all(dim=1)
     assert torch.allclose(new.weights[untouched], own.weights[untouched])
-    assert lib.without(0, 1, 2, 3)(own).experts.unique().tolist() == [4]
-    with pytest.raises(ValueError, match="all 5 experts are removed; leave one"):
-        lib.without(0, 1, 2, 3, 4)(own)
+    assert lib.without(0, 1, 2)(own).experts.unique().tolist() == [3, 4]
+    with pytest.raises(ValueError, match="1 of 5 experts are left; a token needs 2"):
+        lib.without(0, 1, 2, 2, 3)(own)
 
 
-def test_forced_sends_every_token_to_one_expert_with_weight_one():
+def test_forced_makes_one_expert_all_choices_of_every_token():
     new = lib.forced(2)(routing())
-    assert new.experts.shape == (50, 1)
-    assert (new.experts.unique().tolist(), new.weights.unique().tolist()) == ([2], [1.0])
+    assert new.experts.shape == (50, 2)
+    assert (new.experts.unique().tolist(), new.weights.unique().tolist()) == ([2], [0.5])
+
+
+def test_a_forced_expert_alone_makes_the_output(model):
+    x = torch.randn(1, 6, 24, generator=generator())
+    moe = model.blocks[0].moe
+    with torch.no_grad(), lib.rerouted(model, lib.forced(3)):
+        assert torch.allclose(moe(x)[0], moe.experts[3](x), atol=1e-6)
 
 
 def test_replayed_choices_meet_their_tokens_in_several_calls():

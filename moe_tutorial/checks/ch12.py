@@ -18,7 +18,7 @@ from moe_tutorial.checks.base import (
 )
 from moe_tutorial.moe import Routing
 
-TABLES = ([[3, 1], [1, 3]], [[4, 0, 0], [0, 2, 2]], [[6, 2], [3, 1]], [[1, 2, 3], [3, 2, 7]])
+TABLES = ([[1, 2, 3], [3, 2, 7]], [[3, 1], [1, 3]], [[4, 0, 0], [0, 2, 2]], [[6, 2], [3, 1]])
 
 
 @check
@@ -35,7 +35,7 @@ def check_table_information(answer: object) -> str:
         if not close(bits, right, 1e-5):
             recognize(bits, recognized)
             raise NotYet(f"{bits:.4f} instead of {right:.4f} bits for the table {rows}")
-    return "0.1887 bits of the first table, 1 of the second, and none of independent rows"
+    return "0.1887 bits if three of four follow, 1 if all do, and none from independent rows"
 
 
 def _information(table: Tensor) -> tuple[float, Mistakes]:
@@ -103,7 +103,7 @@ def check_read_board(answer: object) -> str:
         (2, 0): "expert 0 of layer 2 costs the most; remove the one that costs least",
         (5, 2): "the pair is layer, expert",
         (1, 3): "expert 3 of layer 1 has the most load; look at what its removal costs",
-        (3, 6): "expert 6 of layer 3 costs little, but another costs less",
+        (3, 5): "expert 5 of layer 3 costs little, but another costs less",
     }, "expert to remove")  # fmt: skip
     return "the hash is 3, layer 1 is blind, and expert 5 of layer 2 is missed least"
 

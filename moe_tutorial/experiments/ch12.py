@@ -1,10 +1,39 @@
 """Experiments of chapter 12: what the experts know, how early, and what if asked otherwise."""
 
+from statistics import correlation
+
 from moe_tutorial.experiments import ask, early, languages
-from moe_tutorial.experiments.base import MODEL, TRAINING, Experiment
+from moe_tutorial.experiments.base import MODEL, TRAINING, Experiment, Results
 from moe_tutorial.experiments.early import at
 
 END = early.SNAPSHOTS[-1]
+KS = (1, 2, 3, 4, 6, 8)
+
+
+def added(results: Results, key: str) -> list[float]:
+    """What a change adds to the held-out loss, of every seed."""
+    own, changed = results.of("trained", "as trained"), results.of("trained", key)
+    return [loss - base for loss, base in zip(changed, own, strict=True)]
+
+
+def removals(results: Results, layer: int, seed: int | None = None) -> tuple[list, list]:
+    """Loads of the experts of a layer (from 1), and what their removal adds; of one or all seeds."""
+    loads, costs = [], []
+    for run in results.runs if seed is None else [results.runs[seed]]:
+        loads += run["load"][layer - 1]
+        costs += [loss - run["as trained"] for loss in run["without"][layer - 1]]
+    return loads, costs
+
+
+def each_removal(results: Results) -> list[tuple[list, list]]:
+    """`removals` of every layer of every training by itself."""
+    return [removals(results, layer, i) for layer in (1, 2) for i in range(len(results.runs))]
+
+
+def ratios(results: Results, name: str) -> list[float]:
+    """The farthest probability ratios of a text, of all seeds."""
+    return results.of("trained", f"{name} lowest") + results.of("trained", f"{name} highest")
+
 
 EARLY = {
     "Before training the character tells more than 90 % of each layer's first choice.": (
@@ -45,7 +74,48 @@ EARLY = {
         ) > 0.25
     ),
 }  # fmt: skip
-ASK: dict = {}
+ASK = {
+    "The loss is lowest with the two experts of the training, and from two on every further one "
+    "makes it worse.": lambda r: all(
+        min(one, three) > 0 and three < four < six < eight
+        for one, _, three, four, six, eight in zip(*(added(r, f"k {k}") for k in KS), strict=True)
+    ),
+    "All eight experts are worse than one.": lambda r: all(
+        one < eight for one, eight in zip(added(r, "k 1"), added(r, "k 8"), strict=True)
+    ),
+    "Equal weights cost less than a tenth of what a random choice costs.": lambda r: (
+        max(added(r, "equal weights")) < min(added(r, "random choice")) / 10
+    ),
+    "A random choice in layer 2 alone costs more than twice as much as in layer 1.": lambda r: all(
+        two > 2 * one
+        for one, two in zip(
+            added(r, "random choice in layer 1"), added(r, "random choice in layer 2"), strict=True
+        )
+    ),
+    "Load and cost of removal correlate by less than 0.3 in both layers.": lambda r: all(
+        abs(correlation(*removals(r, layer))) < 0.3 for layer in (1, 2)
+    ),
+    "In no layer of no training is the busiest expert the one that is missed most.": lambda r: all(
+        loads.index(max(loads)) != costs.index(max(costs)) for loads, costs in each_removal(r)
+    ),
+    "No expert can do the work of layer 2: forcing any one costs more than 1 nat.": lambda r: (
+        min(loss - run["as trained"] for run in r.runs for loss in run["forced"][1]) > 1
+    ),
+    "In layer 1 the next character goes to the same expert less often than by chance.": lambda r: (
+        all(run["repeats"][0] < run["repeats by chance"][0] for run in r.runs)
+    ),
+    "A router in bfloat16 changes fewer than 3 in 1,000 choices, and the mean loss by less than "
+    "0.001.": lambda r: (
+        max(share for run in r.runs for share in run["rounded flips"]) < 0.003
+        and max(map(abs, added(r, "rounded"))) < 0.001
+    ),
+    "It changes the probability of more than one text in ten by more than 5 %.": lambda r: (
+        min(r.of("trained", "rounded off")) > 0.1
+    ),
+    "With replayed choices no text changes by more than 5 %.": lambda r: (
+        max(abs(ratio - 1) for ratio in ratios(r, "replayed")) < 0.05
+    ),
+}  # fmt: skip
 LANGUAGES: dict = {}
 
 EXPERIMENTS: list[Experiment] = [

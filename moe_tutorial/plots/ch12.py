@@ -58,7 +58,8 @@ def over_steps_figure(
             low, high = [min(c) for c in columns], [max(c) for c in columns]
             axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         axes.set(ylim=(0, None))
-    axes_of[-1].legend(fontsize="small")
+    lines = axes_of[-1].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=len(lines[0]), fontsize="small")
     return figure
 
 
@@ -73,7 +74,9 @@ def strip_figure(text: str, snapshots: Mapping[str, str], title: str) -> Figure:
     axes.pcolormesh(rows, cmap=colors, vmin=-0.5, vmax=len(EXPERT_COLORS) - 0.5)
     for y, row in enumerate(rows):
         for x, expert in enumerate(row):
-            axes.text(x + 0.5, y + 0.5, str(expert), ha="center", va="center", fontsize=7)
+            ink = "white" if expert == 0 else "black"  # the first color is dark
+            place = {"ha": "center", "va": "center", "fontsize": 7}
+            axes.text(x + 0.5, y + 0.5, str(expert), color=ink, **place)
     axes.set_xticks([x + 0.5 for x in range(len(text))], [visible(char) for char in text])
     axes.set_yticks([y + 0.5 for y in range(len(rows))], list(snapshots))
     axes.tick_params(length=0)

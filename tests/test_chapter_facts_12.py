@@ -1,0 +1,62 @@
+"""Every sentence of chapter 12 about its experiments holds in the committed results."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from moe_tutorial import analysis
+from moe_tutorial.experiments import load
+from moe_tutorial.experiments.ask import SPECIALISTS, specialists
+from moe_tutorial.experiments.base import RESULTS
+from moe_tutorial.experiments.ch12 import EXPERIMENTS
+
+SENTENCES = [
+    pytest.param(one, sentence, id=f"{one.name}-{n}")
+    for one in EXPERIMENTS
+    for n, sentence in enumerate(one.statements)
+]
+each = pytest.mark.parametrize("one", EXPERIMENTS, ids=lambda one: one.name)
+
+
+@pytest.mark.parametrize(("one", "sentence"), SENTENCES)
+def test_sentence_holds(one, sentence):
+    assert one.statements[sentence](load(one.name)), sentence
+
+
+@each
+def test_the_committed_runs_are_those_of_the_experiment(one):
+    data = json.loads((RESULTS / f"{one.name}.json").read_text(encoding="utf-8"))
+    assert data["settings"] == one.settings
+    assert one.seeds >= 5
+    expected = [(variant, seed) for variant in one.variants for seed in range(one.seeds)]
+    assert [(run["variant"], run["seed"]) for run in data["runs"]] == expected
+
+
+@each
+def test_a_quick_run_measures_the_same_things(one):
+    committed = load(one.name).runs
+    found = one.measure(one.variants[-1], 0, True)
+    like = next(run for run in committed if (run["variant"], run["seed"]) == (one.variants[-1], 0))
+    assert set(found) == set(like) - {"variant", "seed"}
+
+
+def test_the_committed_model_is_the_first_one_that_was_asked():
+    model, ids = specialists()
+    assert {value.dtype.itemsize for value in load_file(SPECIALISTS).values()} == {2}
+    found = ask_a_little(model, ids)
+    (first, *_) = load("ask").runs
+    assert found["as trained"] == pytest.approx(first["as trained"], abs=2e-3)
+    assert found["k 8"] == pytest.approx(first["k 8"], abs=0.02)
+
+
+def ask_a_little(model, ids):
+    found = {"as trained": analysis.read(model, ids.validation).losses.mean().item()}
+    with analysis.rerouted(model, analysis.top(8)):
+        found["k 8"] = analysis.read(model, ids.validation).losses.mean().item()
+    return found
+
+
+def test_the_data_of_the_chapter_are_small():
+    names = [*(f"{one.name}.json" for one in EXPERIMENTS), SPECIALISTS.name]
+    assert sum((RESULTS / name).stat().st_size for name in names) < 1_400_000
