@@ -407,6 +407,75 @@ def test_mistakes_stand_beside_the_tolerance():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["right", "wrong", "zero"]
 
 
+# --- Chapter 12 ---
+
+
+def test_information_has_a_bar_per_feature_and_state_and_a_stroke_per_seed():
+    layers = {"layer 1": {"class": {"before": [1.0, 2.0], "after": [0.5, 0.7]}}}
+    layers["layer 2"] = {"class": {"before": [0.0, 0.0], "after": [3.0, 3.0]}}
+    left, right = plots.information_figure(layers).axes
+    assert [bar.get_width() for bar in left.patches] == pytest.approx([1.5, 0.6])
+    assert [list(line.get_xdata()) for line in left.lines] == [[1, 2], [0.5, 0.7]]
+    assert right.get_legend_handles_labels()[1] == ["before", "after"]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["class"]
+    assert len({bar.get_hatch() for bar in left.patches}) == 2
+
+
+def test_curves_over_steps_are_means_in_a_band_of_the_seeds():
+    named = {"share": [[0.0, 0.5], [0.5, 1.0]], "bits": [[0.1, 0.2], [0.1, 0.2]]}
+    (axes,) = plots.over_steps_figure([0, 100], {"layer 1": named}, "share").axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.25, 0.75], [0.1, 0.2]]
+    corners = axes.collections[0].get_paths()[0].vertices.tolist()
+    assert {(0, 0), (0, 0.5), (100, 0.5), (100, 1)} <= {tuple(corner) for corner in corners}
+    assert len({line.get_linestyle() for line in axes.lines}) == 2
+
+
+def test_a_strip_has_a_digit_in_its_expert_s_color_in_every_cell():
+    axes = plots.strip_figure("a b", {"0": "007", "50": "123"}, "layer 1").axes[0]
+    digits = {t.get_position(): t.get_text() for t in axes.texts}
+    assert digits == {(x + 0.5, y + 0.5): d for y, row in enumerate(("007", "123"))
+                      for x, d in enumerate(row)}  # fmt: skip
+    assert axes.collections[0].get_array().tolist() == [[0, 0, 7], [1, 2, 3]]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "␣", "b"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "50"]
+    assert axes.yaxis_inverted()
+
+
+def test_seeds_are_strokes_on_the_bar_of_their_mean():
+    panels = {"a": {"one": [1.0, 3.0], "two": [0.0, 0.0]}, "b": {"three": [-1.0]}}
+    left, right = plots.seeds_figure(panels, ["nats", "bits"]).axes
+    assert [bar.get_width() for bar in left.patches] == [2, 0]
+    assert list(left.lines[0].get_xdata()) == [1, 3]
+    assert (left.get_xlabel(), right.get_xlabel()) == ("nats", "bits")
+    assert [t.get_text() for t in right.get_yticklabels()] == ["three"]
+
+
+def test_removals_are_points_with_a_shape_per_layer():
+    axes = plots.removal_figure({"layer 1": ([0.1, 0.2], [0.3, 0.4]), "layer 2": ([0.5], [0.6])})
+    one, two = axes.axes[0].lines
+    assert (list(one.get_xdata()), list(one.get_ydata())) == ([0.1, 0.2], [0.3, 0.4])
+    assert one.get_marker() != two.get_marker()
+    assert one.get_linestyle() == "None"
+
+
+def test_surgery_bars_are_the_load_now_and_strokes_the_load_before():
+    before, now = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+    left, right = plots.surgery_figure({"layer 1": (before, before), "layer 2": (before, now)}).axes
+    assert [bar.get_height() for bar in right.patches] == [1, 0]
+    assert list(right.lines[0].get_ydata()) == [0.5, 0.5]
+    assert [bar.get_height() for bar in left.patches] == [0.5, 0.5]
+    assert right.get_legend_handles_labels()[1] == ["as trained", "now"]
+
+
+def test_ratios_beyond_the_edge_are_counted_in_the_last_column():
+    ratios = {"own": torch.tensor([1.01, 1.02, 9.0, 0.1]), "replayed": torch.ones(4)}
+    left, right = plots.ratio_figure(ratios).axes
+    heights = [bar.get_height() for bar in left.patches]
+    assert (heights[0], heights[-1], sum(heights)) == (1, 1, 4)
+    assert max(bar.get_height() for bar in right.patches) == 4
+    assert left.get_yscale() == "log"
+
+
 # --- Chapter 14 ---
 
 

@@ -85,12 +85,11 @@ def strip_figure(text: str, snapshots: Mapping[str, str], title: str) -> Figure:
 
 
 def seeds_figure(
-    panels: Mapping[str, Mapping[str, Seeds]], xlabel: str, *, height: float = 3.2,
-    sharex: bool = False,
-) -> Figure:  # fmt: skip
+    panels: Mapping[str, Mapping[str, Seeds]], xlabels: Sequence[str], height: float = 3.2
+) -> Figure:
     """Rows of named numbers: the bar is the mean over the seeds, every stroke is one seed."""
-    figure, axes_of = side_by_side(panels, height=height, sharey=False, sharex=sharex)
-    for axes, rows, label in zip(axes_of, panels.values(), xlabel.split("|"), strict=True):
+    figure, axes_of = side_by_side(panels, height=height, sharey=False)
+    for axes, rows, label in zip(axes_of, panels.values(), xlabels, strict=True):
         means = [mean(values) for values in rows.values()]
         axes.barh(range(len(rows)), means, color=COLORS[5], edgecolor="black")
         for y, values in enumerate(rows.values()):
@@ -114,7 +113,7 @@ def removal_figure(layers: Mapping[str, tuple[Seeds, Seeds]]) -> Figure:
     return figure
 
 
-def surgery_figure(layers: Mapping[str, tuple[Tensor, Tensor]], note: str = "") -> Figure:
+def surgery_figure(layers: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """The load of every expert, a panel per layer, and as strokes the load before the change.
 
     layers: title -> load as trained and load now, both (E,).
@@ -127,7 +126,6 @@ def surgery_figure(layers: Mapping[str, tuple[Tensor, Tensor]], note: str = "") 
         axes.plot(before.tolist(), "_", color="black", markersize=14, label="as trained")
         axes.set_xticks(experts)
     panels[-1].legend(fontsize="small")
-    figure.suptitle(note, fontsize="medium")
     return figure
 
 

@@ -288,6 +288,74 @@ def test_a_prompt_with_an_unknown_character_is_answered_in_the_page(playground):
     assert playground.bars()
 
 
+@pytest.fixture(scope="module")
+def specialists(lab):
+    page = lab.open("12_specialists.ipynb")
+    yield page
+    page.close()
+
+
+def test_training_strip_changes_color_from_step_to_step_and_comes_back(specialists):
+    box = ".widget-vbox:has(> .widget-inline-hbox [role=slider]):has(span[title])"
+    colors = "spans => spans.map(e => e.style.background)"
+    spans = specialists.locator(f"{box} span[title]")
+    at_start = spans.evaluate_all(colors)
+    slider = Slider(specialists, specialists.locator(f"{box} [role=slider]"))
+    slider.press("End")
+    assert spans.evaluate_all(colors) != at_start
+    slider.press("Home")
+    assert spans.evaluate_all(colors) == at_start
+
+
+class Surgery:
+    """The expert surgery of chapter 12 as a page shows it."""
+
+    def __init__(self, page):
+        self.page = page
+        self.box = ".surgery-box"
+
+    def loss(self):
+        return float(self.page.locator(".surgery-note b").inner_text())
+
+    def seen(self):
+        text = self.page.locator(".surgery-text").inner_text()
+        return self.loss(), text, picture(self.page, self.box)
+
+    def switch(self, expert):
+        self.page.locator(f".surgery-expert-{expert} input").click()
+        settle(self.page)
+
+    def force(self, name):
+        self.page.locator(f".surgery-force button:text-is('{name}')").click()
+        settle(self.page)
+
+    def layer(self, number):
+        self.page.locator(".surgery-layer select").select_option(str(number))
+        settle(self.page)
+
+
+def test_expert_surgery_changes_load_text_and_loss_and_undoes_everything(specialists):
+    surgery = Surgery(specialists)
+    loss, text, bars = at_start = surgery.seen()
+    surgery.switch(0)
+    eventually(lambda: picture(specialists, surgery.box) != bars)
+    assert surgery.loss() > loss
+    without_one = surgery.loss()
+    surgery.layer(2)
+    surgery.force(3)
+    assert surgery.loss() > without_one + 0.5
+    assert surgery.seen()[1] != text
+    surgery.force("nobody")
+    assert surgery.loss() == without_one
+    for expert in range(7):
+        surgery.switch(expert)
+    note = specialists.locator(".surgery-note").inner_text()
+    assert "1 of 8 experts are left; a token needs 2" in note
+    specialists.locator(".surgery-reset").click()
+    settle(specialists)
+    eventually(lambda: surgery.seen() == at_start)
+
+
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>&lt;b\n</span>"
 
 
