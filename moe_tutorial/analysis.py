@@ -105,7 +105,10 @@ class Reading(NamedTuple):
 
 @torch.no_grad()
 def read(model: MoELanguageModel, ids: Tensor) -> Reading:
-    """Read a text in windows of max_seq_len, as `evaluate` does. Shapes: ids (N + 1,)."""
+    """Read a text in windows of max_seq_len, in the mode the model is in: call model.eval() first.
+
+    Shapes: ids (N + 1,).
+    """
     losses, layers = [], [[] for _ in model.blocks]
     for x, y in evaluation_batches(ids, READ_AT_ONCE, model.config.max_seq_len):
         logits, routings = model(x)

@@ -16,6 +16,12 @@ def added(results: Results, key: str) -> list[float]:
     return [loss - base for loss, base in zip(changed, own, strict=True)]
 
 
+def against(results: Results, variant: str, base: str, key: str) -> list[float]:
+    """What a variant has more of than another one, seed by seed."""
+    pairs = zip(results.of(variant, key), results.of(base, key), strict=True)
+    return [one - other for one, other in pairs]
+
+
 def removals(results: Results, layer: int, seed: int | None = None) -> tuple[list, list]:
     """Loads of a layer's experts, and what their removal adds; of one or all seeds."""
     loads, costs = [], []

@@ -136,5 +136,5 @@ def ratio_figure(ratios: Mapping[str, Tensor]) -> Figure:
     for axes, values in zip(panels, ratios.values(), strict=True):
         axes.hist(values.clamp(edges[0], edges[-1]).tolist(), edges, color=COLORS[0])
         axes.axvline(1, color="black", linestyle="--", linewidth=1)
-        axes.set(yscale="log")
+        axes.set(yscale="log", ylim=(0.5, None))
     return figure
