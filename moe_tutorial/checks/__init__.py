@@ -27,4 +27,9 @@ from moe_tutorial.checks.ch10 import (
     check_grouped_attention,
     check_repaired_rows,
 )
+from moe_tutorial.checks.ch11 import (
+    check_diagnose,
+    check_proportional_update,
+    check_repaired_rebalance,
+)
 from moe_tutorial.checks.ch14 import check_repaired_average, check_rows_once, check_splits
