@@ -463,6 +463,11 @@ def test_a_folder_may_be_given_by_its_place_below_the_home(folder, monkeypatch):
     assert load_model("~/run").config == CONFIG
 
 
+def test_the_home_of_an_unknown_user_is_an_error_with_the_place():
+    with pytest.raises(ValueError, match="~no-such-user/run: ~no-such-user is no user's home"):
+        load_model("~no-such-user/run")
+
+
 @pytest.mark.parametrize(("saves", "loads"), [(0, False), (1, True), (9, True), (10, False)])
 def test_loading_is_tried_again_while_a_training_saves(folder, monkeypatch, saves, loads):
     """Each save moves what is just being read away; after ten tries it is an error."""

@@ -296,6 +296,20 @@ def test_streams_of_notebooks_are_left_as_they_are(monkeypatch):
 # export and import
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "--prompt", "a", "--model-path", "~no-such-user/m"],
+        ["export", "--to", "x", "--model-path", "~no-such-user/m"],
+        ["import", "--from", "~no-such-user/m", "--to", "x"],
+    ],
+)
+def test_the_home_of_an_unknown_user_is_one_line(here, capsys, arguments):
+    assert main(arguments) == 2
+    error = "error: ~no-such-user/m: ~no-such-user is no user's home; name another folder\n"
+    assert capsys.readouterr().err == error
+
+
 def test_export_says_how_to_load_what_it_wrote(here, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(hugging_face, "export", lambda *a: (calls.append(a), "Architecture")[1])
