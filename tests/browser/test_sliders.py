@@ -183,8 +183,14 @@ class Playground:
     def text(self):
         return self.page.locator(".playground-text").text_content()
 
+    @property
+    def stop(self):
+        return self.page.locator(".playground-stopper")
+
     def generate(self):
         self.page.locator(".playground-button").click()
+        settle(self.page)
+        eventually(self.stop.is_disabled, seconds=60)
         settle(self.page)
 
 
@@ -270,6 +276,22 @@ def test_generated_text_streams_in_the_color_of_its_experts(playground):
     first = page.locator(".playground-text span[title]").evaluate_all(colors)
     assert len(first) == len(last)
     assert first != last
+
+
+def test_stop_ends_a_text_between_two_characters(playground):
+    assert playground.slider("new").press("End") == 600
+    playground.generate()
+    whole = playground.text()
+    playground.page.locator(".playground-button").click()
+    eventually(playground.stop.is_enabled)
+    playground.stop.click()
+    eventually(playground.stop.is_disabled)
+    settle(playground.page)
+    tips = playground.page.locator(".playground-text span[title]")
+    written = "".join(tips.all_text_contents())
+    assert 0 < tips.count() < 600
+    assert written in whole
+    assert playground.possible() > 0
 
 
 def test_a_prompt_with_an_unknown_character_is_answered_in_the_page(playground):
