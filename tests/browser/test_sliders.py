@@ -166,7 +166,7 @@ class Playground:
 
     def bars(self):
         """Symbol, printed probability and length in pixels of every bar."""
-        rows = self.page.locator(".playground-bar").all()
+        rows = self.page.locator(".playground-bars .playground-bar").all()
         cells = [[row.locator("span").nth(i) for i in range(3)] for row in rows]
         return [
             (symbol.text_content(), float(share.text_content()), bar.bounding_box()["width"])
