@@ -125,6 +125,18 @@ def test_position_slider_redraws_for_each_position_and_comes_back(rope):
     eventually(lambda: picture(rope, box) == at_start)
 
 
+def test_rate_of_the_bias_redraws_the_drift_and_comes_back(lab):
+    page = lab.open("11_router_health.ipynb")
+    box = ".jp-OutputArea .widget-vbox"
+    slider = Slider(page, page.locator(f"{box} [role=slider]"))
+    at_start = picture(page, box)
+    slider.press("ArrowRight", 2)
+    eventually(lambda: picture(page, box) != at_start)
+    by_keyboard = picture(page, box)
+    slider.drag(0.0)
+    eventually(lambda: picture(page, box) not in (at_start, by_keyboard))
+
+
 @pytest.fixture(scope="module")
 def sampling(lab):
     page = lab.open("09_sampling.ipynb")
