@@ -106,7 +106,7 @@ def router_health(routing: Routing) -> RouterHealth:
     summary: LoadSummary = load_summary(load)
     per_token = torch.special.entr(probs).sum(dim=-1).mean().item()
     of_mean = torch.special.entr(probs.mean(dim=0)).sum().item()
-    return RouterHealth(load, summary.max_over_mean - 1, summary.dead, per_token, of_mean)
+    return RouterHealth(load, summary.max_over_mean - 1, summary.idle, per_token, of_mean)
 
 
 def sequence_balance_loss(routings: Sequence[Routing], batch_size: int) -> Tensor:

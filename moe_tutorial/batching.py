@@ -13,7 +13,7 @@ def sliding_windows(ids: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
     """All N_ids - seq_len pairs of an input window and its target, shifted by one.
 
     Shapes: ids (N_ids,) -> x, y (N_ids - T, T), views on the same memory; y[s, t] = ids[s + t + 1].
-    Raises: ValueError as `check_length`.
+    Raises: as `check_length`.
     """
     check_length(ids, seq_len)
     windows = ids.unfold(0, seq_len + 1, 1)
@@ -28,7 +28,7 @@ def random_batch(
     The starts are drawn on the generator's device (CPU, so that a seed means the same with any
     device), the windows are taken where the ids are. Shapes: ids (N_ids,) -> x, y (B, T), copies
     of the text, but views of the same rows: clone y before you write into it.
-    Raises: ValueError as `check_length`.
+    Raises: as `check_length`.
     """
     check_length(ids, seq_len, batch_size)
     starts = torch.randint(
@@ -45,7 +45,7 @@ def evaluation_batches(
 
     Yields x, y (B, T); the last batches may be smaller, and the last window shorter.
     every: only each every-th of these windows, a sample spread over the whole text.
-    Raises: ValueError as `check_length` with a seq_len of 1: two ids are enough.
+    Raises: as `check_length` with a seq_len of 1: two ids are enough.
     """
     check_length(ids, min(seq_len, 1), batch_size)
     whole = (len(ids) - 1) // seq_len  # windows of full length
@@ -59,7 +59,12 @@ def evaluation_batches(
 
 
 def check_length(ids: Tensor, seq_len: int, batch_size: int = 1) -> None:
-    """Raise ValueError unless ids are one row that holds a window of seq_len and its target."""
+    """Whether ids are one row that holds a window of seq_len and its target.
+
+    Raises: ValueError if they are not; TypeError if ids are no tensor.
+    """
+    if not isinstance(ids, torch.Tensor):
+        raise TypeError(f"ids are a {type(ids).__name__}; CharTokenizer.encode gives a tensor")
     if ids.ndim != 1:
         raise ValueError(f"ids have {ids.ndim} axes {tuple(ids.shape)}, but a text is one row")
     if min(seq_len, batch_size) < 1:

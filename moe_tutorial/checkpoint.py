@@ -23,7 +23,7 @@ from moe_tutorial.config import Config, dump_config, load_snapshot
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, TrainingState
-from moe_tutorial.trust import STEP, CheckpointError, Which, pointed, steps_in
+from moe_tutorial.trust import STEP, CheckpointError, Which, at_home, pointed, steps_in
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each parameter
 
@@ -144,9 +144,9 @@ def load_model(folder: str | Path, which: Which = "best") -> TrainedModel:
     """The model, in evaluation mode on the CPU, with its vocabulary and configuration.
 
     Needs nothing but the run folder, in which a training may go on and save meanwhile.
-    Raises: CheckpointError naming the file and the reason.
+    Raises: CheckpointError naming the file and the reason; ValueError as `trust.at_home`.
     """
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     for attempts_left in reversed(range(10)):
         before = trust.last_save(folder)
         try:

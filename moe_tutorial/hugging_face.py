@@ -29,7 +29,7 @@ from moe_tutorial.families import (
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
-from moe_tutorial.trust import CheckpointError, read_tensors
+from moe_tutorial.trust import CheckpointError, at_home, read_tensors
 
 _LARGEST_CONFIG = 2**20  # bytes of a JSON file that is read
 _LARGEST_TOKENIZER = 2**24
@@ -93,7 +93,7 @@ def import_(hf_folder: str | Path, run_folder: str | Path) -> None:
     Raises: CheckpointError naming what cannot be read or is not built here; ValueError if
     run_folder is not empty. Chapter 10.
     """
-    folder = Path(hf_folder).expanduser()
+    folder = at_home(hf_folder)
     tokenizer = _read_tokenizer(folder / "tokenizer.json")
     config = _read_config(folder / "config.json", tokenizer)
     with torch.device("meta"):  # names and shapes only
@@ -223,7 +223,7 @@ def _write_json(path: Path, content: Settings) -> None:
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder beside the wanted one, moved into its place when everything is written."""
-    folder = folder.expanduser()
+    folder = at_home(folder)
     if folder.resolve() == Path.cwd():
         raise ValueError(f"{folder} is the current folder; name a new folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

@@ -191,7 +191,7 @@ class LoadSummary(NamedTuple):
     """The load of one layer in two numbers."""
 
     max_over_mean: float  # 1 if all experts get the same share, E if one gets everything
-    dead: int  # experts that got no token at all
+    idle: int  # experts that got no token at all
 
 
 def load_summary(load: Tensor) -> LoadSummary:

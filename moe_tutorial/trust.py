@@ -33,6 +33,15 @@ class CheckpointError(RuntimeError):
     """A run folder that cannot be loaded; the message names the file and the reason."""
 
 
+def at_home(folder: str | Path) -> Path:
+    """The folder, with ~ as the home. Raises: ValueError if no such user has one."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        user = Path(folder).parts[0]
+        raise ValueError(f"{folder}: {user} is no user's home; name another folder") from None
+
+
 def steps_in(folder: Path) -> list[Path]:
     """The folders of complete checkpoints, the earliest first."""
     try:

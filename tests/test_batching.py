@@ -123,6 +123,19 @@ def test_ids_with_two_axes_are_an_error():
             use(IDS.view(2, 5), 1)
 
 
+@pytest.mark.parametrize("ids", [[1, 2, 3, 4], "text", None])
+def test_ids_that_are_no_tensor_are_one_line(ids):
+    message = f"ids are a {type(ids).__name__}; CharTokenizer.encode gives a tensor"
+    for use in (
+        lambda: sliding_windows(ids, 2),
+        lambda: random_batch(ids, 2, 2, torch.Generator()),
+        lambda: next(evaluation_batches(ids, 2, 2)),
+        lambda: check_length(ids, 2),
+    ):
+        with pytest.raises(TypeError, match=f"^{message}$"):
+            use()
+
+
 def test_text_shorter_than_a_window_is_an_error_with_both_numbers():
     with pytest.raises(ValueError, match=r"10 characters, .* seq_len=10 and its target need 11"):
         random_batch(IDS, 1, 10, torch.Generator())

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file
 
 from moe_tutorial import analysis
-from moe_tutorial.experiments import load
+from moe_tutorial.experiments import committed
 from moe_tutorial.experiments.ask import SPECIALISTS, specialists
 from moe_tutorial.experiments.base import RESULTS
 from moe_tutorial.experiments.ch12 import EXPERIMENTS
@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("one", EXPERIMENTS, ids=lambda one: one.name)
 
 @pytest.mark.parametrize(("one", "sentence"), SENTENCES)
 def test_sentence_holds(one, sentence):
-    assert one.statements[sentence](load(one.name)), sentence
+    assert one.statements[sentence](committed(one.name)), sentence
 
 
 @each
@@ -35,9 +35,9 @@ def test_the_committed_runs_are_those_of_the_experiment(one):
 
 @each
 def test_a_quick_run_measures_the_same_things(one):
-    committed = load(one.name).runs
+    runs = committed(one.name).runs
     found = one.measure(one.variants[-1], 0, True)
-    like = next(run for run in committed if (run["variant"], run["seed"]) == (one.variants[-1], 0))
+    like = next(run for run in runs if (run["variant"], run["seed"]) == (one.variants[-1], 0))
     assert set(found) == set(like) - {"variant", "seed"}
 
 
@@ -45,7 +45,7 @@ def test_the_committed_model_is_the_first_one_that_was_asked():
     model, ids = specialists()
     assert {value.dtype.itemsize for value in load_file(SPECIALISTS).values()} == {2}
     found = ask_a_little(model, ids)
-    (first, *_) = load("ask").runs
+    (first, *_) = committed("ask").runs
     assert found["as trained"] == pytest.approx(first["as trained"], abs=2e-3)
     assert found["k 8"] == pytest.approx(first["k 8"], abs=0.02)
 

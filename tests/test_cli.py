@@ -67,7 +67,7 @@ def test_metrics_have_one_json_object_per_step(trained_folder):
 def test_log_names_what_the_documents_promise(trained_folder):
     log = (trained_folder / "model" / "train.log").read_text()
     for part in (r"epoch \d", r"step 4 ", r"train \d\.\d+", r"validation \d\.\d+", "tokens/s",
-                 "peak memory", "load max/mean", r"dead \d+", "layer 2: "):  # fmt: skip
+                 "peak memory", "load max/mean", r"idle \d+", "layer 2: "):  # fmt: skip
         assert re.search(part, log), part
 
 

@@ -122,13 +122,19 @@ def test_wrong_flags_are_wrong_use(capsys, arguments, words):
 DEBUG = "--debug show the traceback of an error"
 HELP = {
     (): [
-        "usage: python -m moe_tutorial [-h] train | generate | export | import ...",
+        "usage: python -m moe_tutorial [-h] train | generate | inspect | export | import ...",
         "Train a small Mixture-of-Experts character model and generate text with it. Without a "
         "command: train.",
         "train train a model, save it, print a sample",
         "generate generate text with a trained model",
+        "inspect is the router alive? loads and a picture",
         "export write a model as Hugging Face's transformers read it",
         "import the way back: write a run folder",
+    ],
+    ("inspect",): [
+        "--model-path DIR run folder written by train",
+        "--dataset D text to route; default: the training's",
+        "--to PNG default: DIR/router.png",
     ],
     ("train",): [
         "usage: python -m moe_tutorial train",
@@ -290,6 +296,20 @@ def test_streams_of_notebooks_are_left_as_they_are(monkeypatch):
 # export and import
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "--prompt", "a", "--model-path", "~no-such-user/m"],
+        ["export", "--to", "x", "--model-path", "~no-such-user/m"],
+        ["import", "--from", "~no-such-user/m", "--to", "x"],
+    ],
+)
+def test_the_home_of_an_unknown_user_is_one_line(here, capsys, arguments):
+    assert main(arguments) == 2
+    error = "error: ~no-such-user/m: ~no-such-user is no user's home; name another folder\n"
+    assert capsys.readouterr().err == error
+
+
 def test_export_says_how_to_load_what_it_wrote(here, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(hugging_face, "export", lambda *a: (calls.append(a), "Architecture")[1])
@@ -430,11 +450,11 @@ def test_the_settings_say_where_they_are_from(here):
     assert read(resume=True)[1] == "config.hocon"  # there is no run
 
 
-@pytest.mark.parametrize(("number", "said"), [(6, True), (7, False), (13, False)])
+@pytest.mark.parametrize(("number", "said"), [(7, True), (8, False), (15, False)])
 def test_defaults_of_most_of_the_model_are_said(number, said):
-    """It has 13 keys: with 6 of them set, 7 are left."""
+    """It has 15 keys: with 7 of them set, 8 are left."""
     values = Config().model.model_dump()
-    assert len(values) == 13
+    assert len(values) == 15
     config = Config.model_validate({"model": dict(list(values.items())[:number])})
     unset = train._unset_keys(config)
     assert bool(unset) == said

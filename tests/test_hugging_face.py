@@ -198,8 +198,8 @@ def gradients_differ_by(pair, folder):
 def has_gradient(name, pair):
     """All have one, except an idle expert, and a softmax router that chooses one expert."""
     config = pair.ours.config
-    dead = config.router == "softmax" and config.top_k == 1 and "router" in name
-    return not dead and ".experts." not in name
+    no_gradient = config.router == "softmax" and config.top_k == 1 and "router" in name
+    return not no_gradient and ".experts." not in name
 
 
 @every_family
@@ -595,6 +595,15 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path):
         with pytest.raises(ValueError, match="exists and is not empty; name a new folder"):
             write(tmp_path / "empty")
     assert sorted((tmp_path / "empty").iterdir()) == before
+
+
+def test_the_home_of_an_unknown_user_is_an_error_with_the_place(tmp_path):
+    run, gone = run_folder(tmp_path / "run", random_config(NAMES[0], 0)), "~no-such-user/hf"
+    export(run, tmp_path / "hf")
+    for use in (lambda: export(run, gone), lambda: import_(gone, tmp_path / "back"),
+                lambda: import_(tmp_path / "hf", gone)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{gone}: ~no-such-user is no user's home"):
+            use()
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):

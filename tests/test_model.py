@@ -32,6 +32,8 @@ EACH_KEY = {  # a value that is not TINY's, and where every layer must have it
     "norm_eps": (0.5, lambda model: set(norms(model, "eps"))),
     "dropout": (0.25, lambda model: {m.p for m in model.modules() if isinstance(m, nn.Dropout)}),
     "load_balancing_loss_coef": (2.0, lambda model: {model.config.load_balancing_loss_coef}),
+    "balance": ("bias", lambda m: {getattr(b.moe.router, "rule", None) for b in m.blocks}),
+    "bias_update_rate": (0.5, lambda model: {model.config.bias_update_rate}),
 }
 
 

@@ -1,5 +1,6 @@
 """The playground shows what the sampler does, and nothing else."""
 
+import asyncio
 import html
 import re
 
@@ -90,6 +91,61 @@ def test_playground_text_is_what_generate_draws_with_its_experts(fresh):
     assert fresh.text.value == first
     assert fresh.prompt.value == "The "
     assert first.count("<b>The </b>") == 1
+
+
+def while_writing(playground, act):
+    """Click on Generate, let some characters come, act, and wait; what was written by then."""
+
+    async def session():
+        playground.button.click()
+        await asyncio.sleep(0)  # it begins, with the prompt alone
+        while len(playground.new) < 5:
+            await asyncio.sleep(0)
+        assert not playground.stopper.disabled
+        written = playground.tokenizer.decode([token.token for token in playground.new])
+        act()
+        await playground.writing
+        return written
+
+    return asyncio.run(session())
+
+
+def test_playground_stops_between_two_characters_and_shows_what_could_come_next(fresh):
+    fresh.length.value, fresh.seed.value = 60, 5
+    fresh.button.click()
+    assert fresh.stopper.disabled
+    whole = fresh.tokenizer.decode([token.token for token in fresh.new])
+    written = while_writing(fresh, fresh.stopper.click)
+    assert fresh.stopper.disabled
+    assert fresh.tokenizer.decode([token.token for token in fresh.new]) == written
+    assert 0 < len(written) < len(whole) == 60
+    assert whole.startswith(written)
+    assert fresh.text.value.count("drawn with probability") == len(written)
+    ids = fresh.tokenizer.encode("The " + written)[None]
+    probs = next_token_probs(fresh.model(ids).logits[0, -1].detach())
+    assert shown_bars(fresh)[0][1] == f"{probs.max():.3f}"
+    before = fresh.text.value, fresh.bars.value
+    fresh.stopper.click()  # nothing is being written
+    assert (fresh.text.value, fresh.bars.value) == before
+
+
+def test_playground_drops_a_text_for_another_prompt_or_another_text(fresh):
+    fresh.length.value, fresh.seed.value = 60, 5
+    while_writing(fresh, lambda: setattr(fresh.prompt, "value", "The b"))
+    assert (fresh.new, fresh.stopper.disabled) == ([], True)
+    assert "<b>The b</b>" in fresh.text.value
+    bars = fresh.bars.value
+    fresh.start()
+    assert fresh.bars.value == bars
+
+    async def twice():
+        fresh.button.click()
+        first = fresh.writing
+        fresh.button.click()
+        await asyncio.gather(first, fresh.writing)
+
+    asyncio.run(twice())
+    assert (len(fresh.new), fresh.stopper.disabled) == (60, True)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ RECORDS = [
 def test_a_short_line_has_the_means_since_the_last_and_ends_with_the_held_out_loss():
     assert log.short_line(RECORDS) == (
         "epoch 0.50 step 4 train 1.5000 validation 1.2346 2,000 tokens/s "
-        "load max/mean 2.10 dead 1"  # layer 1: 0.7 of a mean of 1/3; its third expert
+        "load max/mean 2.10 idle 1"  # layer 1: 0.7 of a mean of 1/3; its third expert
     )
 
 

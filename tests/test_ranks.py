@@ -6,9 +6,10 @@ import signal
 import threading
 
 import pytest
+import torch
 import torch.distributed as dist
 
-from moe_tutorial.processes.ranks import run
+from moe_tutorial.processes.ranks import in_turn, run
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +26,12 @@ def dies_on_one(rank):
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
+
+
+def summed(rank, number, times):
+    total = torch.tensor([float(number + rank)])
+    dist.all_reduce(total)
+    return times * total.item(), os.getpid()
 
 
 def waits_for_ever(rank):
@@ -47,6 +54,13 @@ def test_a_failure_is_raised_here_and_no_process_is_left(function, error, messag
     with pytest.raises(error, match=message):
         run(function, 2, seconds=seconds)
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_several_calls_share_their_processes():
+    results = run(in_turn, 2, summed, [(10, 1), (20, 3)], seconds=SECONDS)
+    assert [[number for number, _ in calls] for calls in results] == [[21, 123]] * 2
+    assert all(first == second for (_, first), (_, second) in results)  # the process
+    assert results[0][0][1] != results[1][0][1]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

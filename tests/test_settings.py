@@ -64,6 +64,8 @@ MODEL = [  # key, value, what to look at, what is there then
     ("norm_eps", 0.5, lambda m: {n.eps for n in modules(m, type(m.norm))}, {0.5}),
     ("dropout", 0.25, lambda m: {d.p for d in modules(m, nn.Dropout)}, {0.25}),
     ("load_balancing_loss_coef", 0.5, lambda m: m.config.load_balancing_loss_coef, 0.5),
+    ("balance", "quantile", lambda m: m.blocks[0].moe.router.rule, "quantile"),
+    ("bias_update_rate", 0.5, lambda m: m.config.bias_update_rate, 0.5),
 ]
 
 

@@ -43,8 +43,8 @@ def photograph(folder: Path) -> None:
         page = lab.open("09_sampling.ipynb")
         page.locator(".playground-prompt input").fill("The old fox")
         page.locator(".playground-button").click()
-        page.wait_for_timeout(2000)
-        lab.wait_until_idle(page)
+        page.wait_for_selector(".playground-stopper:enabled")  # the text is being written
+        page.wait_for_selector(".playground-stopper:disabled")
         page.locator(".playground-box").screenshot(path=ROOT / "docs" / "playground.png")
 
 

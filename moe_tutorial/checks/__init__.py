@@ -27,6 +27,11 @@ from moe_tutorial.checks.ch10 import (
     check_grouped_attention,
     check_repaired_rows,
 )
+from moe_tutorial.checks.ch11 import (
+    check_diagnose,
+    check_proportional_update,
+    check_repaired_rebalance,
+)
 from moe_tutorial.checks.ch12 import (
     check_read_board,
     check_repaired_without,

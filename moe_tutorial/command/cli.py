@@ -9,6 +9,8 @@ from os.path import expanduser
 
 from moe_tutorial.command.terminal import COMMAND, EXIT_FAILED, EXIT_WRONG_USE, reason
 
+COMMANDS = "train | generate | inspect | export | import"
+
 # The commands import what they need when they are called: `--help` does not wait for PyTorch.
 
 
@@ -66,9 +68,16 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a small Mixture-of-Experts character model and generate text with it. "
         "Without a command: train.",
     )
-    commands = parser.add_subparsers(required=True, metavar="train | generate | export | import")
+    commands = parser.add_subparsers(required=True, metavar=COMMANDS)
     _add_train(commands.add_parser("train", help="train a model, save it, print a sample"))
     _add_generate(commands.add_parser("generate", help="generate text with a trained model"))
+    inspect = commands.add_parser("inspect", help="is the router alive? loads and a picture")
+    inspect.set_defaults(command=_inspect)
+    inspect.add_argument(
+        "--model-path", metavar="DIR", type=expanduser, help="run folder written by train"
+    )
+    inspect.add_argument("--dataset", metavar="D", help="text to route; default: the training's")
+    inspect.add_argument("--to", metavar="PNG", type=expanduser, help="default: DIR/router.png")
     export = commands.add_parser(
         "export", help="write a model as Hugging Face's transformers read it"
     )
@@ -140,6 +149,12 @@ def _generate(args: argparse.Namespace) -> int:
     from moe_tutorial.command.generation import generate_command
 
     return generate_command(args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from moe_tutorial.command.inspect import inspect_command
+
+    return inspect_command(args)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -21,12 +21,12 @@ def short_line(records: Sequence[StepRecord]) -> str:
     last, count = records[-1], len(records)
     load = _mean_load(records)
     uneven = max(load_summary(layer).max_over_mean for layer in load)
-    dead = sum(load_summary(layer).dead for layer in load)
+    idle = sum(load_summary(layer).idle for layer in load)
     return (
         f"epoch {last.epoch:.2f} step {last.step} "
         f"train {sum(r.loss for r in records) / count:.4f} validation {last.validation_loss:.4f} "
         f"{sum(r.tokens_per_second for r in records) / count:,.0f} tokens/s "
-        f"load max/mean {uneven:.2f} dead {dead}"
+        f"load max/mean {uneven:.2f} idle {idle}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from moe_tutorial.experiments.base import RESULTS, Experiment, Results, load, run
+from moe_tutorial.experiments.base import RESULTS, Experiment, Results, committed, run
 
 MODULES = ("ch11", "ch12", "ch13")
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _do(one: Experiment, options: argparse.Namespace) -> int:
     if options.check:
-        return _check(one, load(one.name))
+        return _check(one, committed(one.name))
     seeds = options.seeds or (1 if options.quick else one.seeds)
     data = run(one, seeds, quick=options.quick, only=options.only)
     options.out.mkdir(parents=True, exist_ok=True)

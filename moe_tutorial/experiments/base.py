@@ -147,7 +147,7 @@ class Results:
         return abs(mean(differences)) > 2 * error
 
 
-def load(name: str) -> Results:
+def committed(name: str) -> Results:
     """The committed results of an experiment."""
     return Results(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["runs"])
 

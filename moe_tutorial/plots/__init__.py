@@ -18,6 +18,14 @@ from moe_tutorial.plots.ch07 import (
 from moe_tutorial.plots.ch08 import busiest_figure, loss_figure, model_figure, schedule_figure
 from moe_tutorial.plots.ch09 import sampling_figure
 from moe_tutorial.plots.ch10 import layouts_figure, mistakes_figure
+from moe_tutorial.plots.ch11 import (
+    drift_figure,
+    entropy_figure,
+    gradient_figure,
+    health_figure,
+    tradeoff_figure,
+    violation_figure,
+)
 from moe_tutorial.plots.ch12 import (
     information_figure,
     over_steps_figure,

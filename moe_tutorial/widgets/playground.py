@@ -1,5 +1,6 @@
 """The playground of chapter 09: a model, its settings, its text and its experts."""
 
+import asyncio
 import html
 import time
 
@@ -22,8 +23,9 @@ def playground(
 ) -> widgets.VBox:
     """Type a prompt, move the sliders, press Generate, and see which experts each character took.
 
-    The bars are the probabilities that the character after the text is drawn from; they follow the
-    sliders. A text that the model cannot read is answered in the page.
+    Stop ends a text between two characters; another prompt drops it. The bars are the probabilities
+    that the character after the text is drawn from; they follow the sliders. A text that
+    the model cannot read is answered in the page.
     """
     return Playground(model, tokenizer, prompt).box
 
@@ -36,6 +38,8 @@ class Playground:
         self.new: list[GeneratedToken] = []
         self.logits = torch.empty(0)  # (V,), of the character after the text
         self.forgotten = 0  # characters at the beginning that the model does not see
+        self.turn = 0  # counts what was begun and ended; a text is written in one turn
+        self.writing: asyncio.Task | None = None  # kept here: the event loop holds it weakly
         most, layers = tokenizer.vocab_size, len(model.blocks)
         self.prompt = _control(widgets.Text, "prompt", prompt, continuous_update=False)
         self.temperature = _control(
@@ -47,18 +51,21 @@ class Playground:
         self.seed = _control(widgets.BoundedIntText, "seed", 0, min=0, max=2**31 - 1)
         self.layer = _control(widgets.IntSlider, "layer in color", layers, min=1, max=layers)
         self.button = widgets.Button(description="Generate", button_style="primary")
+        self.stopper = widgets.Button(description="Stop", disabled=True)
         self.text, self.bars = widgets.HTML(), widgets.HTML()
         left = widgets.VBox([self.prompt, self.temperature, self.top_k, self.top_p])
-        right = widgets.VBox([self.length, self.seed, self.layer, self.button])
+        buttons = widgets.HBox([self.button, self.stopper])
+        right = widgets.VBox([self.length, self.seed, self.layer, buttons])
         controls = widgets.HBox([left, right], layout={"flex_flow": "row wrap"})
         self.box = widgets.VBox([controls, self.text, self.bars])
-        for name in ("button", "text", "bars", "box"):
+        for name in ("button", "stopper", "text", "bars", "box"):
             getattr(self, name).add_class(f"playground-{name}")
         self.prompt.observe(lambda change: self.start(), names="value")
         self.layer.observe(lambda change: self.show_text(), names="value")
         for slider in (self.temperature, self.top_k, self.top_p):
             slider.observe(lambda change: self.show_bars(), names="value")
         self.button.on_click(lambda button: self.generate())
+        self.stopper.on_click(lambda button: self.stop())
         self.start()
 
     def settings(self) -> dict[str, float]:
@@ -66,8 +73,8 @@ class Playground:
         return {name: getattr(self, name).value for name in ("temperature", "top_k", "top_p")}
 
     def start(self) -> bool:
-        """Show the prompt alone; whether it can be read."""
-        self.new = []
+        """Show the prompt alone; whether it can be read. What is being written is dropped."""
+        self.turn, self.new, self.stopper.disabled = self.turn + 1, [], True
         try:
             self.ids = self.tokenizer.encode(self.prompt.value)
             if len(self.ids) == 0:
@@ -80,10 +87,26 @@ class Playground:
         self.read()
         return True
 
+    def stop(self) -> None:
+        """End the text that is being written, and show what could come next."""
+        if self.stopper.disabled:
+            return
+        self.turn, self.stopper.disabled = self.turn + 1, True
+        self.show_text()
+        self.read()
+
     def generate(self) -> None:
+        """`write` in the event loop of the kernel; where none runs, as in a script, to its end."""
+        try:
+            self.writing = asyncio.get_running_loop().create_task(self.write())
+        except RuntimeError:
+            asyncio.run(self.write())
+
+    async def write(self) -> None:
         """Continue the prompt, showing the text as it grows; one seed and setting, one text."""
         if not self.start():
             return
+        self.stopper.disabled, turn = False, self.turn
         generator = torch.Generator().manual_seed(self.seed.value)
         options = {"max_new_tokens": self.length.value, "generator": generator, **self.settings()}
         drawn = time.perf_counter()
@@ -92,8 +115,10 @@ class Playground:
             if time.perf_counter() - drawn > REDRAW:
                 self.show_text()
                 drawn = time.perf_counter()
-        self.show_text()
-        self.read()
+            await asyncio.sleep(0)  # the kernel looks for messages, such as a click on Stop
+            if self.turn != turn:
+                return
+        self.stop()
 
     def read(self) -> None:
         """Let the model predict the character after the text."""

@@ -125,6 +125,18 @@ def test_position_slider_redraws_for_each_position_and_comes_back(rope):
     eventually(lambda: picture(rope, box) == at_start)
 
 
+def test_rate_of_the_bias_redraws_the_drift_and_comes_back(lab):
+    page = lab.open("11_router_health.ipynb")
+    box = ".jp-OutputArea .widget-vbox"
+    slider = Slider(page, page.locator(f"{box} [role=slider]"))
+    at_start = picture(page, box)
+    slider.press("ArrowRight", 2)
+    eventually(lambda: picture(page, box) != at_start)
+    by_keyboard = picture(page, box)
+    slider.drag(0.0)
+    eventually(lambda: picture(page, box) not in (at_start, by_keyboard))
+
+
 @pytest.fixture(scope="module")
 def sampling(lab):
     page = lab.open("09_sampling.ipynb")
@@ -166,7 +178,7 @@ class Playground:
 
     def bars(self):
         """Symbol, printed probability and length in pixels of every bar."""
-        rows = self.page.locator(".playground-bar").all()
+        rows = self.page.locator(".playground-bars .playground-bar").all()
         cells = [[row.locator("span").nth(i) for i in range(3)] for row in rows]
         return [
             (symbol.text_content(), float(share.text_content()), bar.bounding_box()["width"])
@@ -183,8 +195,14 @@ class Playground:
     def text(self):
         return self.page.locator(".playground-text").text_content()
 
+    @property
+    def stop(self):
+        return self.page.locator(".playground-stopper")
+
     def generate(self):
         self.page.locator(".playground-button").click()
+        settle(self.page)
+        eventually(self.stop.is_disabled, seconds=60)
         settle(self.page)
 
 
@@ -270,6 +288,22 @@ def test_generated_text_streams_in_the_color_of_its_experts(playground):
     first = page.locator(".playground-text span[title]").evaluate_all(colors)
     assert len(first) == len(last)
     assert first != last
+
+
+def test_stop_ends_a_text_between_two_characters(playground):
+    assert playground.slider("new").press("End") == 600
+    playground.generate()
+    whole = playground.text()
+    playground.page.locator(".playground-button").click()
+    eventually(playground.stop.is_enabled)
+    playground.stop.click()
+    eventually(playground.stop.is_disabled)
+    settle(playground.page)
+    tips = playground.page.locator(".playground-text span[title]")
+    written = "".join(tips.all_text_contents())
+    assert 0 < tips.count() < 600
+    assert written in whole
+    assert playground.possible() > 0
 
 
 def test_a_prompt_with_an_unknown_character_is_answered_in_the_page(playground):

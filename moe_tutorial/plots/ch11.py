@@ -1,0 +1,99 @@
+"""Figures of chapter 11."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side
+from moe_tutorial.plots.history import busiest_curves
+
+Band = Sequence[Sequence[float]]  # one curve per seed
+
+
+def health_figure(load: Tensor, steps: Sequence[int], loads: Tensor | None) -> Figure:
+    """A dashboard: the load of every layer now, and the busiest expert over the training.
+
+    Shapes: load (L, E); loads (S, L, E) at the steps, None without a record.
+    """
+    titles = ("Load now", "Busiest expert, mean of 50 steps")[: 1 if loads is None else 2]
+    figure, (now, *more) = side_by_side(titles, height=3.4, width=5.5 * len(titles), sharey=False)
+    image = now.imshow(load.numpy(), cmap="cividis", vmin=0, aspect="auto")
+    now.set(xlabel="expert", ylabel="layer", xticks=range(load.shape[1]))
+    now.set_yticks(range(load.shape[0]), range(1, load.shape[0] + 1))
+    figure.colorbar(image, ax=now, label="share of assignments")
+    for then in more:
+        busiest_curves(then, steps, loads)
+        then.set(xlabel="step", ylabel="share / mean share (1 = even)")
+        then.legend(fontsize="small")
+    return figure
+
+
+def gradient_figure(behind: Sequence[float], slopes: Sequence[float]) -> Figure:
+    """How hard the balance loss pushes an idle expert, against how far behind its logit is."""
+    figure, axes = one_panel("logits behind the others", "slope of the balance loss", 2.8)
+    axes.semilogy(behind, slopes, "o-", color=COLORS[0])
+    return figure
+
+
+def drift_figure(named: Mapping[str, Sequence[float]]) -> Figure:
+    """The max violation of a drifting router at every step, a curve per rule."""
+    figure, axes = one_panel("step", "max violation", 3)
+    curves(axes, named, first=1, linewidth=1.2)
+    axes.set_ylim(0, None)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def tradeoff_figure(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+    """The load against the loss, a mark per way to balance, with its spread over the seeds.
+
+    points: name -> max violation and held-out loss, one of each per seed.
+    """
+    figure, axes = one_panel(
+        "max violation on the held-out text, mean of the layers", "held-out loss, nats", 4
+    )
+    for i, (name, (x, y)) in enumerate(points.items()):
+        middle = sum(x) / len(x), sum(y) / len(y)
+        axes.errorbar(
+            *middle, xerr=_reach(x, middle[0]), yerr=_reach(y, middle[1]),
+            fmt="osD^v<>pP*Xhd"[i % 13], color=COLORS[i % len(COLORS)], label=name, capsize=2,
+        )  # fmt: skip
+    axes.set_xscale("symlog", linthresh=0.1)
+    axes.set_xlim(0, None)
+    axes.legend(fontsize="x-small", ncols=2)
+    return figure
+
+
+def _reach(values: Sequence[float], middle: float) -> list[list[float]]:
+    """From the middle down to the smallest and up to the largest."""
+    return [[middle - min(values)], [max(values) - middle]]
+
+
+def violation_figure(named: Mapping[str, Band], every: int) -> Figure:
+    """The max violation of one layer over the training, a panel per way, a thin line per seed."""
+    figure, panels = side_by_side(named, "step", "max violation", 2.6, width=11)
+    for axes, (_, band) in zip(panels, named.items(), strict=True):
+        for values in band:
+            axes.plot([every * (i + 1) for i in range(len(values))], values, color=COLORS[0],
+                      linewidth=0.8)  # fmt: skip
+        axes.set_ylim(0, None)
+    return figure
+
+
+def entropy_figure(named: Mapping[str, tuple[float, float]], most: float) -> Figure:
+    """Entropy per token and of the mean, two bars per router."""
+    figure, axes = one_panel("", "nats", 2.8)
+    for offset, which, color in ((-0.2, 0, COLORS[0]), (0.2, 1, COLORS[4])):
+        heights = [pair[which] for pair in named.values()]
+        label = ("per token, averaged", "of the mean probability")[which]
+        axes.bar([i + offset for i in range(len(named))], heights, 0.38, color=color, label=label)
+    _line(axes, most)
+    axes.set_xticks(range(len(named)), list(named))
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _line(axes: Axes, most: float) -> None:
+    axes.axhline(most, color="gray", linestyle=":", label="ln E")

@@ -1,0 +1,99 @@
+"""What chapter 11 says of its trainings, over the committed results; and that they run again."""
+
+import pytest
+import torch
+
+from moe_tutorial.balance import BiasedRouter
+from moe_tutorial.batching import evaluation_batches
+from moe_tutorial.experiments import committed
+from moe_tutorial.experiments.base import MODEL, TRAINING, Results, run, texts, train_once
+from moe_tutorial.experiments.ch11 import EXPERIMENTS, VARIANTS, held_out, listen, measure
+from moe_tutorial.moe import expert_load, load_summary
+
+[BALANCE] = EXPERIMENTS
+
+
+@pytest.fixture(scope="module")
+def found():
+    return committed("balance")
+
+
+@pytest.mark.parametrize("sentence", BALANCE.statements)
+def test_a_sentence_of_the_chapter_holds(found, sentence):
+    assert BALANCE.statements[sentence](found)
+
+
+def test_every_way_was_run_with_three_seeds(found):
+    assert found.variants() == list(VARIANTS)
+    for way in VARIANTS:
+        assert found.of(way, "seed") == [0, 1, 2]
+        assert all(len(part) == 50 for part in found.of(way, "history")[0])
+        for load in found.of(way, "load"):
+            assert [sum(layer) for layer in load] == pytest.approx([1, 1], abs=0.001)
+
+
+@pytest.mark.parametrize("way", ["none", "bias 0.05", "quantile", "sequence 1", "z-loss 0.1"])
+def test_a_way_is_trained_and_measured(way):
+    one = measure(way, 0, True)
+    assert set(one) == {
+        "held_out", "load", "max_violation", "idle", "token_entropy", "mean_entropy",
+        "sequence_violation", "balance_loss", "stock_loss", "logit_range", "history", "bias",
+        "seconds",
+    }  # fmt: skip
+    assert 3.9 < one["held_out"] < 4.3  # six steps
+    biased = way in ("bias 0.05", "quantile")
+    assert any(one["bias"][0]) == biased
+    assert (one["balance_loss"] != one["stock_loss"]) == biased
+
+
+def test_what_is_measured_is_the_routing_of_the_held_out_text():
+    trained = train_once(texts(), 1, model=MODEL.model_copy(update={"balance": "bias"}), quick=True)
+    one, loads = held_out(trained, True), torch.zeros(2, 8)
+    assert isinstance(trained.model.blocks[0].moe.router, BiasedRouter)
+    counted = 0
+    for x, _ in evaluation_batches(texts().validation[:2000], 32, TRAINING.seq_len):
+        for layer, routing in enumerate(trained.model(x).routings):
+            loads[layer] += expert_load(routing) * x.numel()
+        counted += x.numel()
+    for layer in (0, 1):
+        load = loads[layer] / counted
+        torch.testing.assert_close(one["load"][layer], load, atol=1e-6, rtol=0)
+        assert one["max_violation"][layer] == pytest.approx(load_summary(load).max_over_mean - 1)
+
+
+def test_the_z_loss_hears_the_logits_of_training_steps_alone():
+    loud = []
+    trained = train_once(texts(), 0, quick=True, prepare=lambda model: listen(model, loud))
+    assert len(loud) == 2 * 6  # layers, steps; none of the measurement
+    assert loud[0].shape == (TRAINING.batch_size * TRAINING.seq_len, 8)
+    assert all(logits.requires_grad for logits in loud)
+    x = torch.randn(3, 96, requires_grad=True)
+    routing = trained.model.blocks[1].moe.router(x)
+    torch.testing.assert_close(loud[-1].softmax(-1), routing.probs)
+
+
+def test_results_know_a_difference_from_the_spread():
+    values = {"a": (1.0, 1.2, 1.1), "b": (1.1, 1.3, 1.2), "c": (1.3, 1.0, 1.1)}
+    runs = [
+        {"variant": variant, "seed": seed, "x": x}
+        for variant, numbers in values.items()
+        for seed, x in enumerate(numbers)
+    ]
+    found = Results(reversed(runs))
+    assert found.of("a", "x") == [1.0, 1.2, 1.1]
+    assert found.mean("a", "x") == pytest.approx(1.1)
+    assert found.spread("a", "x") == pytest.approx(0.1)
+    assert found.all_below("a", "b", "x")
+    assert not found.all_below("a", "c", "x")
+    assert found.differ("a", "b", "x")
+    assert not found.differ("a", "c", "x")
+    with pytest.raises(KeyError, match="no run of 'd'"):
+        found.of("d", "x")
+
+
+@pytest.mark.slow
+def test_the_command_runs_all_ways_in_processes():
+    data = run(BALANCE, 1, quick=True)
+    assert [one["variant"] for one in data["runs"]] == list(VARIANTS)
+    assert set(data["versions"]) == {"moe_tutorial", "torch", "python", "machine"}
+    assert data["settings"]["training"]["max_steps"] == 1000
