@@ -92,7 +92,7 @@ def check_read_board(answer: object) -> str:
     _name(hashing, BOARD_HASH, {
         2: "layer 2 has the most bits, but also the most to know; look at the share",
         1: "in layer 1 the character tells almost nothing",
-        4: "layer 4 has the most even load; a hash need not be even, nor is every even one a hash",
+        4: "in layer 4 the character tells only half of what is to know",
     }, "hash")  # fmt: skip
     _name(blind, BOARD_BLIND, {
         4: "layer 4 tells far more than its shuffled text does; compare the two",
@@ -102,7 +102,7 @@ def check_read_board(answer: object) -> str:
         (4, 0): "expert 0 of layer 4 has the least load, but load is not importance",
         (2, 0): "expert 0 of layer 2 costs the most; remove the one that costs least",
         (5, 2): "the pair is layer, expert",
-        (1, 3): "expert 3 of layer 1 has the most load; look at what its removal costs",
+        (3, 1): "expert 1 of layer 3 has the most load; look at what its removal costs",
         (3, 5): "expert 5 of layer 3 costs little, but another costs less",
     }, "expert to remove")  # fmt: skip
     return "the hash is 3, layer 1 is blind, and expert 5 of layer 2 is missed least"

@@ -80,7 +80,7 @@ WRONG = {
     "ch12-exercise-2": [
         (BOARD.format(result="2, 0, (1, 5)"), "counted from 1"),
         (BOARD.format(result="2, 1, (2, 5)"), "look at the share"),
-        (BOARD.format(result="4, 1, (2, 5)"), "a hash need not be even"),
+        (BOARD.format(result="4, 1, (2, 5)"), "only half"),
         (BOARD.format(result="1, 3, (2, 5)"), "the wrong way round"),
         (BOARD.format(result="3, 4, (2, 5)"), "compare the two"),
         (BOARD.format(result="3, 1, (4, 0)"), "load is not importance"),
@@ -88,7 +88,7 @@ WRONG = {
         (BOARD.format(result="3, 1, (5, 2)"), "the pair is layer, expert"),
         (BOARD.format(result="3, 1, (3, 6)"), "is not the expert to remove"),
         (BOARD.format(result="3, 1, (3, 5)"), "but another costs less"),
-        (BOARD.format(result="3, 1, (1, 3)"), "the most load"),
+        (BOARD.format(result="3, 1, (3, 1)"), "the most load"),
         (BOARD.format(result="3, 1"), "return three things"),
         (BOARD.format(result="3, 1, 5"), "the third is a pair"),
     ],
