@@ -22,6 +22,12 @@ def against(results: Results, variant: str, base: str, key: str) -> list[float]:
     return [one - other for one, other in pairs]
 
 
+def language_bits(results: Results, variant: str) -> list[float]:
+    """What the choice tells about the language: the larger of both layers, of every seed."""
+    layers = (results.of(variant, f"bits {layer}") for layer in (1, 2))
+    return [max(two) for two in zip(*layers, strict=True)]
+
+
 def removals(results: Results, layer: int, seed: int | None = None) -> tuple[list, list]:
     """Loads of a layer's experts, and what their removal adds; of one or all seeds."""
     loads, costs = [], []
@@ -134,7 +140,31 @@ ASK_ROUNDING = {
         max(abs(ratio - 1) for ratio in ratios(r, "replayed")) < 0.05
     ),
 }  # fmt: skip
-LANGUAGES: dict = {}
+LANGUAGES = {
+    "Balance 0.1 inside every sequence: less than 0.05 bits about the language in both layers.": (
+        lambda r: max(language_bits(r, "sequence 0.1")) < 0.05
+    ),
+    "With every other variant the choice tells more, with every seed.": lambda r: all(
+        low < high
+        for name in r.variants()
+        if name != "sequence 0.1"
+        for low, high in zip(language_bits(r, "sequence 0.1"), language_bits(r, name), strict=True)
+    ),
+    "On average every other variant tells more than four times as much.": lambda r: all(
+        mean(language_bits(r, name)) > 4 * mean(language_bits(r, "sequence 0.1"))
+        for name in r.variants()
+        if name != "sequence 0.1"
+    ),
+    "A trace is left: given the letter, layer 2 tells more than 0.04 bits, with every seed.": (
+        lambda r: min(r.of("sequence 0.1", "beyond 2")) > 0.04
+    ),
+    "No balance loss changes the held-out loss by more than its spread.": lambda r: (
+        not any(r.differ(name, "none", "loss") for name in r.variants()[1:] if name != "bias")
+    ),
+    "The bias has a lower loss than no balance, with every seed.": lambda r: (
+        r.differ("bias", "none", "loss") and r.all_below("bias", "none", "loss")
+    ),
+}
 
 EXPERIMENTS: list[Experiment] = [
     Experiment(
