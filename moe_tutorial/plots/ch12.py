@@ -26,7 +26,7 @@ def information_figure(layers: Mapping[str, Mapping[str, Mapping[str, Seeds]]]) 
 
     layers: title -> feature -> state of the model (untrained, trained) -> bits of the seeds.
     """
-    figure, panels = side_by_side(layers, "bits about the choice", height=3.4)
+    figure, panels = side_by_side(layers, "bits about the choice", height=3)
     for axes, features in zip(panels, layers.values(), strict=True):
         for row, states in enumerate(features.values()):
             for i, (state, bits) in enumerate(states.items()):
@@ -48,7 +48,7 @@ def over_steps_figure(
 
     panels: title -> name of the curve -> for every seed its values at the steps.
     """
-    figure, axes_of = side_by_side(panels, "training step", ylabel, 3.2)
+    figure, axes_of = side_by_side(panels, "training step", ylabel, 2.9, dpi=85)
     for axes, named in zip(axes_of, panels.values(), strict=True):
         for i, (name, seeds) in enumerate(named.items()):
             columns = list(zip(*seeds, strict=True))
@@ -69,18 +69,17 @@ def strip_figure(text: str, snapshots: Mapping[str, str], title: str) -> Figure:
     snapshots: name of the row -> one digit per character.
     """
     rows = [[int(digit) for digit in digits] for digits in snapshots.values()]
-    figure, axes = one_panel("character", "step", 0.3 * len(rows) + 1, 11, title=title)
+    figure, axes = one_panel("character", "step", 0.27 * len(rows) + 0.9, 8, title=title)
     colors = ListedColormap(EXPERT_COLORS)
-    axes.pcolormesh(rows, cmap=colors, vmin=-0.5, vmax=len(EXPERT_COLORS) - 0.5)
+    axes.imshow(rows, cmap=colors, vmin=0, vmax=len(EXPERT_COLORS) - 1, aspect="auto")
     for y, row in enumerate(rows):
         for x, expert in enumerate(row):
             ink = "white" if expert == 0 else "black"  # the first color is dark
             place = {"ha": "center", "va": "center", "fontsize": 7}
-            axes.text(x + 0.5, y + 0.5, str(expert), color=ink, **place)
-    axes.set_xticks([x + 0.5 for x in range(len(text))], [visible(char) for char in text])
-    axes.set_yticks([y + 0.5 for y in range(len(rows))], list(snapshots))
+            axes.text(x, y, str(expert), color=ink, **place)
+    axes.set_xticks(range(len(text)), [visible(char) for char in text])
+    axes.set_yticks(range(len(rows)), list(snapshots))
     axes.tick_params(length=0)
-    axes.invert_yaxis()
     return figure
 
 
