@@ -236,6 +236,13 @@ def test_no_change_and_the_trained_number_change_nothing(model, ids):
             assert torch.allclose(lib.read(model, ids).losses, before.losses, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_change_without_a_layer_is_made_in_all_of_them(model, ids, dtype):
+    with lib.rerouted(model, lib.forced(4), dtype=dtype):
+        found = lib.read(model, ids).routings
+    assert [routing.experts.unique().tolist() for routing in found] == [[4], [4]]
+
+
 def test_a_rounded_router_flips_few_choices_and_replay_repairs_them(model, ids):
     own = lib.read(model, ids)
     with lib.rerouted(model, dtype=torch.float32):

@@ -32,7 +32,7 @@ def information_figure(layers: Mapping[str, Mapping[str, Mapping[str, Seeds]]]) 
             for i, (state, bits) in enumerate(states.items()):
                 y, height = row + 0.8 * (i + 0.5) / len(states) - 0.4, 0.8 / len(states)
                 label = state if row == 0 else None
-                axes.barh(y, mean(bits), height, color=COLORS[i], hatch=HATCHES[i], label=label,
+                axes.barh(y, mean(bits), height, color=COLORS[5 - i], hatch=HATCHES[i], label=label,
                           edgecolor="white")  # fmt: skip
                 axes.plot(bits, [y] * len(bits), "|", color="black", markersize=7)
         axes.set_yticks(range(len(features)), list(features))
@@ -130,7 +130,9 @@ def surgery_figure(layers: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
 
 def ratio_figure(ratios: Mapping[str, Tensor]) -> Figure:
     """How the probability of every text changed, a panel per name. Shapes: ratios (W,)."""
-    figure, panels = side_by_side(ratios, "probability of a text / as in float32", "texts", 2.8)
+    figure, panels = side_by_side(
+        ratios, "probability of a text / as in float32", "texts", 2.8, dpi=85
+    )
     edges = [0.4 + 0.05 * i for i in range(33)]
     for axes, values in zip(panels, ratios.values(), strict=True):
         axes.hist(values.clamp(edges[0], edges[-1]).tolist(), edges, color=COLORS[0])
