@@ -3,13 +3,16 @@
 import json
 
 import pytest
+from chapters import cells
 from safetensors.torch import load_file
 
 from moe_tutorial import analysis
 from moe_tutorial.experiments import committed
-from moe_tutorial.experiments.ask import SPECIALISTS, specialists
+from moe_tutorial.experiments.ask import ASKED, SPECIALISTS, specialists
 from moe_tutorial.experiments.base import RESULTS
 from moe_tutorial.experiments.ch12 import EXPERIMENTS
+from moe_tutorial.experiments.early import SNAPSHOTS
+from moe_tutorial.experiments.languages import SHORT
 
 SENTENCES = [
     pytest.param(one, sentence, id=f"{one.name}-{n}")
@@ -55,6 +58,13 @@ def ask_a_little(model, ids):
     with analysis.rerouted(model, analysis.top(8)):
         found["k 8"] = analysis.read(model, ids.validation).losses.mean().item()
     return found
+
+
+def test_the_text_names_the_settings_of_the_runs():
+    text = "\n".join(cell.source for cell in cells("12_specialists"))
+    assert f"trained for {ASKED.max_steps:,} steps" in text
+    assert f"Five seeds, {SHORT.max_steps} steps" in text
+    assert f"at {'eleven' if len(SNAPSHOTS) == 11 else len(SNAPSHOTS)} snapshots" in text
 
 
 def test_the_data_of_the_chapter_are_small():
