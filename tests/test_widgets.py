@@ -9,7 +9,7 @@ from test_plots import step_records
 from moe_tutorial import plots, widgets
 from moe_tutorial.analysis import read, rerouted, without
 from moe_tutorial.tokenizer import CharTokenizer
-from moe_tutorial.widgets.ch12 import NEW, Surgery
+from moe_tutorial.widgets.ch12 import NEW, NONE, Surgery
 
 
 def test_offset_slider_redraws_for_the_chosen_position():
@@ -116,11 +116,11 @@ def test_surgery_shows_what_the_changed_model_does_and_comes_back(surgery):
     assert seen(surgery)[:2] == without_one[:2]
     surgery.force.value = 3
     assert surgery.off == [{1}, set()]
-    assert surgery.only == [None, 3]
+    assert surgery.only == [NONE, 3]
     assert set(re.findall(r"layer 2: experts (\d, \d)", surgery.text.value)) == {"3, 3"}
     surgery.layer.value = 0
     assert [box.value for box in surgery.on] == [True, False, True, True, True]
-    assert surgery.force.value is None
+    assert surgery.force.value == NONE
     surgery.as_trained()
     assert seen(surgery) == as_trained
     assert [block.moe.router for block in surgery.model.blocks] == routers

@@ -124,7 +124,8 @@ def surgery_figure(layers: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axes.bar(experts, now.tolist(), color=colors, edgecolor="black", label="now")
         axes.plot(before.tolist(), "_", color="black", markersize=14, label="as trained")
         axes.set_xticks(experts)
-    panels[-1].legend(fontsize="small")
+    lines = panels[-1].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=len(lines[0]), fontsize="small")
     return figure
 
 

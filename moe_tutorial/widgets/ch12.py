@@ -15,6 +15,7 @@ from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.widgets.base import control
 
 NEW = 60  # characters that a changed model writes
+NONE = -1  # no expert is forced
 
 
 def training_strip(text: str, strip: Mapping[str, Sequence[str]], num_experts: int) -> widgets.VBox:
@@ -58,13 +59,13 @@ class Surgery:
         self.before = read(model, ids)
         layers, experts = range(len(model.blocks)), range(model.config.num_experts)
         self.off: list[set[int]] = [set() for _ in layers]
-        self.only: list[int | None] = [None for _ in layers]
+        self.only: list[int] = [NONE for _ in layers]
         options = [(str(layer + 1), layer) for layer in layers]
         self.layer = control(widgets.Dropdown, "layer", 0, "160px", options=options)
         self.reset = widgets.Button(description="As trained")
         self.on = [control(widgets.Checkbox, f"expert {e}", True, "110px") for e in experts]
-        choices = [("nobody", None), *((str(e), e) for e in experts)]
-        self.force = control(widgets.ToggleButtons, "force", None, options=choices)
+        choices = [("none", NONE), *((str(e), e) for e in experts)]
+        self.force = control(widgets.ToggleButtons, "force", NONE, options=choices)
         self.force.style.button_width = "60px"
         self.note, self.text = widgets.HTML(), widgets.HTML()
         self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
@@ -94,7 +95,7 @@ class Surgery:
     def as_trained(self) -> None:
         """Undo everything, in all layers."""
         self.off = [set() for _ in self.off]
-        self.only = [None for _ in self.only]
+        self.only = [NONE for _ in self.only]
         self.load_layer()
 
     def decide(self) -> None:
@@ -107,7 +108,7 @@ class Surgery:
     def changes(self) -> dict[int, Change]:
         """What is asked of the router of every layer; forcing an expert comes before removing."""
         return {
-            layer: forced(only) if only is not None else without(*off) if off else unchanged
+            layer: forced(only) if only != NONE else without(*off) if off else unchanged
             for layer, (off, only) in enumerate(zip(self.off, self.only, strict=True))
         }
 

@@ -379,7 +379,7 @@ def test_expert_surgery_changes_load_text_and_loss_and_undoes_everything(special
     surgery.force(3)
     assert surgery.loss() > without_one + 0.5
     assert surgery.seen()[1] != text
-    surgery.force("nobody")
+    surgery.force("none")
     assert surgery.loss() == without_one
     for expert in range(7):
         surgery.switch(expert)
