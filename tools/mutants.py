@@ -25,6 +25,7 @@ MODULES = {  # the file, its tests
     "rmsnorm": ["rmsnorm"],
     "attention": ["attention"],
     "moe": ["moe"],
+    "balance": ["balance"],
     "model": ["model"],
     "training": ["training"],
     "sampling": ["sampling"],
