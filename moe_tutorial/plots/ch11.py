@@ -37,7 +37,7 @@ def gradient_figure(behind: Sequence[float], slopes: Sequence[float]) -> Figure:
     return figure
 
 
-def drift_figure(named: Mapping[str, Sequence[float]], width: int = 10) -> Figure:
+def drift_figure(named: Mapping[str, Sequence[float]], width: int = 20) -> Figure:
     """The max violation of a drifting router, a curve per rule, as the mean of `width` steps."""
     label = f"max violation, mean of {width} steps" if width > 1 else "max violation"
     figure, axes = one_panel("step", label, 3)
