@@ -149,6 +149,12 @@ def mean_violation(found: Results, way: str) -> list[float]:
     return [sum(layers) / len(layers) for layers in found.of(way, "max_violation")]
 
 
+def told_apart(found: Results, way: str, layer: int) -> float:
+    """What the router's probabilities tell about the token, in nats, mean over the seeds."""
+    pairs = zip(found.of(way, "mean_entropy"), found.of(way, "token_entropy"), strict=True)
+    return sum(mean[layer] - token[layer] for mean, token in pairs) / len(found.of(way, "seed"))
+
+
 def ways(found: Results) -> list[str]:
     """All ways to balance; the runs with a z-loss balance as "loss 0.01" does."""
     return [way for way in found.variants() if not way.startswith("z-loss")]
@@ -201,6 +207,12 @@ STATEMENTS = {
             for blind, seen in zip(
                 found.of(way, "stock_loss"), found.of(way, "balance_loss"), strict=True
             )
+        )
+    ),
+    "the second layer tells more apart than the first, and less with a coefficient of 1": (
+        lambda found: (
+            all(told_apart(found, way, 0) < told_apart(found, way, 1) for way in ways(found))
+            and told_apart(found, "loss 1", 1) < 0.7 * told_apart(found, "loss 0.01", 1)
         )
     ),
     "a z-loss of 0.1 narrows the logits and leaves the loss where it was": lambda found: (
