@@ -57,11 +57,8 @@ class BiasedRouter(nn.Module):
         super().__init__()
         if rule == "quantile" and router.router == "sigmoid":
             raise ValueError('balance="quantile" needs router="softmax"; with "sigmoid" use "bias"')
-        self.scores = router.scores  # the same weights as without a bias
-        self.top_k = router.top_k
-        self.router = router.router
-        self.rule = rule
-        self.rate = rate
+        self.scores, self.top_k, self.router = router.scores, router.top_k, router.router
+        self.rule, self.rate = rule, rate
         self.register_buffer("bias", torch.zeros(router.scores.out_features, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Routing:

@@ -24,6 +24,8 @@ from moe_tutorial.plots import colored_html
 from moe_tutorial.sampling import next_token_probs
 from moe_tutorial.tokenizer import CharTokenizer
 
+pytestmark = pytest.mark.slow
+
 # Text: every code point, surrogates too, and pieces that are known to go wrong.
 ANY_CHARACTER = st.characters(exclude_categories=[])
 AWKWARD = st.sampled_from(
@@ -90,7 +92,6 @@ def test_a_corpus_is_its_file_character_by_character_or_refused(text):
         assert "is empty" in line
 
 
-@pytest.mark.slow
 @given(TEXTS | st.text(ANY_CHARACTER, min_size=1, max_size=1).map(lambda char: char * 200))
 @settings(max_examples=15)
 @example("")
@@ -172,7 +173,6 @@ def one_line(error: ConfigError, *names: str) -> None:
     assert any(name in line for name in names), (line, names)
 
 
-@pytest.mark.slow
 @given(st.lists(LINES, min_size=1, max_size=4).map("\n".join))
 @settings(max_examples=150)
 @example('model.dim = "a\\nb"')
@@ -197,7 +197,6 @@ def bare(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 @given(st.sampled_from(KEYS), VALUES)
 @settings(max_examples=150)
 def test_any_value_of_set_is_taken_or_refused_with_the_path_of_its_key(bare, key, value):
@@ -222,7 +221,6 @@ def test_any_text_after_set_is_answered(bare, item):
         one_line(error, "bare.hocon: ", "is not of the form section.key=value")
 
 
-@pytest.mark.slow
 @given(TEXTS.map(lambda text: re.sub("[\ud800-\udfff]", "", text)).filter(str.strip))
 @settings(max_examples=30)
 @example("Th\u00e9 \\u0041 \\b\b\f/\\/ \x00\x7f C:\\users\\new \\")

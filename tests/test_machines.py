@@ -176,6 +176,7 @@ def test_counting_equals_counting_by_hand_also_beyond_the_basic_plane():
 # Places
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_folder_everywhere(here):
     home = here / "home"
     (home / "my.hocon").write_text('training { dataset = "~/my.txt", data_dir = "~/data" }')
@@ -193,6 +194,7 @@ def test_a_tilde_is_the_home_folder_everywhere(here):
     assert [path.name for path in here.iterdir()] == ["home"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "symlink") or os.name == "nt", reason="links")
 def test_a_linked_output_folder_keeps_leading_to_the_same_disk(here, capsys):
     (here / "large disk").mkdir()

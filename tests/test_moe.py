@@ -350,7 +350,7 @@ def test_balance_and_load_count_each_of_the_top_k():
     assert load_balancing_loss([routing]).item() == pytest.approx(1.125)
 
 
-def test_an_expert_with_few_tokens_is_not_dead():
+def test_an_expert_with_few_tokens_is_not_idle():
     assert load_summary(torch.tensor([0.75, 0.01, 0.24, 0.0])) == (3.0, 1)
 
 

@@ -86,6 +86,7 @@ def test_what_a_killed_run_without_a_checkpoint_left_is_replaced(folder):
     assert len((folder / "model" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_a_run_in_the_current_folder_is_not_moved_from_under_it(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder / "model")
     arguments = ["train", "--config", "../config.hocon", "--set", *MORE, "paths.output_dir=."]
@@ -146,6 +147,7 @@ def test_what_a_person_keeps_beside_the_checkpoints_stays(folder):
     assert {name: contents(checkpoints / name) for name in names} == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 @pytest.mark.parametrize("name", ["train.log", "metrics.jsonl", "history.png", "training.pid",
                                   "training.lock", "config.hocon.part", "checkpoints/latest.part",
@@ -164,6 +166,7 @@ def test_a_strangers_run_folder_does_not_lead_to_other_files(folder, capsys, nam
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_a_link_itself_is_used(folder, tmp_path):
     (folder / "model").rename(tmp_path / "big disk")
     (folder / "model").symlink_to(tmp_path / "big disk")
@@ -226,6 +229,7 @@ def steps_recorded(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines]
 
 
+@pytest.mark.slow
 def test_history_of_a_run_that_lost_some_has_every_step_once(folder):
     """Two steps were removed, two done after the checkpoint, and half a line came last."""
     path = folder / "model" / "metrics.jsonl"
@@ -269,6 +273,7 @@ def test_a_run_with_nothing_left_to_train_says_so(folder, capsys):
     assert "no step was left to train; --set training.epochs or" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_the_text_it_began_with_wherever_that_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = "the fox and the hen sat under an old tree\n" * 20
@@ -360,6 +365,7 @@ def test_a_model_trained_on_a_gpu_generates_where_there_is_none(folder, capsys, 
     assert re.fullmatch("generating on the CPU: .*needs GPU 0, but PyTorch sees 0.*\n", err)
 
 
+@pytest.mark.slow
 def test_a_run_folder_may_begin_with_a_dash(folder):
     assert main(["train", "--set", *TINY_RUN, "paths.output_dir=-dash"]) == 0
     assert load_model("-dash").config.paths.output_dir == "-dash"

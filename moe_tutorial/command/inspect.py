@@ -29,7 +29,7 @@ def inspect_command(args: argparse.Namespace) -> int:
     folder = model_path(args.model_path)
     trained = load_model(folder)
     dataset = args.dataset or trained.config.training.dataset
-    routings, length = route(trained, held_out(trained, dataset))
+    routings, length = routings_of(trained, held_out(trained, dataset))
     health = [router_health(routing) for routing in routings]
     settings = trained.config.model
     print(
@@ -57,7 +57,7 @@ def held_out(trained: TrainedModel, dataset: str) -> Tensor:
 
 
 @torch.no_grad()
-def route(trained: TrainedModel, ids: Tensor) -> tuple[list[Routing], int]:
+def routings_of(trained: TrainedModel, ids: Tensor) -> tuple[list[Routing], int]:
     """The routing of all layers for a text. Shapes: ids (N_ids,) -> per layer, of N characters."""
     length = min(len(ids) - 1, trained.config.model.max_seq_len)
     if length < 1:

@@ -15,6 +15,7 @@ from moe_tutorial.experiments.base import (
     TRAINING,
     Experiment,
     Json,
+    Results,
     Trained,
     rounded,
     texts,
@@ -138,7 +139,87 @@ def history(trained: Trained) -> list[list[float]]:
     return (means.amax(dim=-1) * loads.shape[-1] - 1).T.tolist()
 
 
-STATEMENTS: dict[str, object] = {}
+def violations(found: Results, way: str) -> list[float]:
+    """The max violation of every layer and seed."""
+    return [layer for seed in found.of(way, "max_violation") for layer in seed]
+
+
+def mean_violation(found: Results, way: str) -> list[float]:
+    """The mean over the layers, one per seed."""
+    return [sum(layers) / len(layers) for layers in found.of(way, "max_violation")]
+
+
+def told_apart(found: Results, way: str, layer: int) -> float:
+    """What the router's probabilities tell about the token, in nats, mean over the seeds."""
+    pairs = zip(found.of(way, "mean_entropy"), found.of(way, "token_entropy"), strict=True)
+    return sum(mean[layer] - token[layer] for mean, token in pairs) / len(found.of(way, "seed"))
+
+
+def ways(found: Results) -> list[str]:
+    """All ways to balance; the runs with a z-loss balance as "loss 0.01" does."""
+    return [way for way in found.variants() if not way.startswith("z-loss")]
+
+
+STATEMENTS = {
+    "no expert is idle, however it is balanced": lambda found: (
+        not any(sum(found.of(way, "idle")) for way in found.variants())
+    ),
+    "without balance the busiest expert of a layer does 1.7 to 2.7 times its share": lambda found: (
+        0.7 < min(violations(found, "none")) < max(violations(found, "none")) < 1.7
+    ),
+    "a coefficient of 0.1 keeps every layer below 0.2; one of 0.01 does not": lambda found: (
+        max(violations(found, "loss 0.1")) < 0.2 < max(violations(found, "loss 0.01"))
+    ),
+    "the bias of rate 0.001 and the quantile keep every layer below 0.2": lambda found: (
+        max(violations(found, "bias 0.001") + violations(found, "quantile")) < 0.2
+    ),
+    "the bias of rate 0.05 swings: no layer is below 0.9": lambda found: (
+        min(violations(found, "bias 0.05")) > 0.9
+    ),
+    "the mean losses of all ways lie within 0.025 nats": lambda found: (
+        max(found.mean(way, "held_out") for way in ways(found))
+        - min(found.mean(way, "held_out") for way in ways(found))
+        < 0.025
+    ),
+    "no way is below a coefficient of 0.01 with every seed": lambda found: (
+        not any(found.all_below(way, "loss 0.01", "held_out") for way in ways(found))
+    ),
+    "a coefficient of 1 is above one of 0.01 with every seed": lambda found: found.all_below(
+        "loss 0.01", "loss 1", "held_out"
+    ),
+    "demanded of every sequence with 1, the load inside sequences is the most even": lambda found: (
+        all(
+            found.all_below("sequence 1", way, "sequence_violation")
+            for way in ways(found)
+            if way != "sequence 1"
+        )
+    ),
+    "a window of about 100 batches is looser than the batch, both with 0.1": lambda found: all(
+        batch < window
+        for batch, window in zip(
+            mean_violation(found, "loss 0.1"), mean_violation(found, "window 0.1"), strict=True
+        )
+    ),
+    "a loss that chooses again without the bias reads more than that of the choice": lambda found: (
+        all(
+            blind > seen
+            for way in ("bias 0.001", "quantile")
+            for blind, seen in zip(
+                found.of(way, "stock_loss"), found.of(way, "balance_loss"), strict=True
+            )
+        )
+    ),
+    "the second layer tells more apart than the first, and less with a coefficient of 1": (
+        lambda found: (
+            all(told_apart(found, way, 0) < told_apart(found, way, 1) for way in ways(found))
+            and told_apart(found, "loss 1", 1) < 0.7 * told_apart(found, "loss 0.01", 1)
+        )
+    ),
+    "a z-loss of 0.1 narrows the logits and leaves the loss where it was": lambda found: (
+        found.all_below("z-loss 0.1", "loss 0.01", "logit_range")
+        and not found.differ("z-loss 0.1", "loss 0.01", "held_out")
+    ),
+}
 
 EXPERIMENTS = [
     Experiment(

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side
-from moe_tutorial.plots.history import busiest_curves
+from moe_tutorial.plots.history import busiest_curves, smooth
 
 Band = Sequence[Sequence[float]]  # one curve per seed
 
@@ -37,12 +37,14 @@ def gradient_figure(behind: Sequence[float], slopes: Sequence[float]) -> Figure:
     return figure
 
 
-def drift_figure(named: Mapping[str, Sequence[float]]) -> Figure:
-    """The max violation of a drifting router at every step, a curve per rule."""
-    figure, axes = one_panel("step", "max violation", 3)
-    curves(axes, named, first=1, linewidth=1.2)
+def drift_figure(named: Mapping[str, Sequence[float]], width: int = 20) -> Figure:
+    """The max violation of a drifting router, a curve per rule, as the mean of `width` steps."""
+    label = f"max violation, mean of {width} steps" if width > 1 else "max violation"
+    figure, axes = one_panel("step", label, 3)
+    smoothed = {name: smooth(Tensor(values), width) for name, values in named.items()}
+    curves(axes, smoothed, first=1, linewidth=1.2)
     axes.set_ylim(0, None)
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside upper center", ncols=len(named))
     return figure
 
 
@@ -62,7 +64,7 @@ def tradeoff_figure(points: Mapping[str, tuple[Sequence[float], Sequence[float]]
         )  # fmt: skip
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(0, None)
-    axes.legend(fontsize="x-small", ncols=2)
+    figure.legend(fontsize="small", loc="outside right upper")
     return figure
 
 
@@ -73,7 +75,7 @@ def _reach(values: Sequence[float], middle: float) -> list[list[float]]:
 
 def violation_figure(named: Mapping[str, Band], every: int) -> Figure:
     """The max violation of one layer over the training, a panel per way, a thin line per seed."""
-    figure, panels = side_by_side(named, "step", "max violation", 2.6, width=11)
+    figure, panels = side_by_side(named, "step", "max violation", 2.6, 10, dpi=75)
     for axes, (_, band) in zip(panels, named.items(), strict=True):
         for values in band:
             axes.plot([every * (i + 1) for i in range(len(values))], values, color=COLORS[0],
@@ -91,7 +93,7 @@ def entropy_figure(named: Mapping[str, tuple[float, float]], most: float) -> Fig
         axes.bar([i + offset for i in range(len(named))], heights, 0.38, color=color, label=label)
     _line(axes, most)
     axes.set_xticks(range(len(named)), list(named))
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside upper center", ncols=3)
     return figure
 
 

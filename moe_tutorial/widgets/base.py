@@ -8,8 +8,10 @@ import ipywidgets as widgets
 def control(
     kind: type, name: str, value: object, width: str | None = None, **options: object
 ) -> widgets.Widget:
-    """A slider, field or bar with its whole name beside it."""
+    """A slider, field or bar with its whole name beside it, no wider than the page."""
     style, layout = {"description_width": "initial"}, {"width": width}
+    if width:
+        layout["max_width"] = "calc(100% - 4px)"  # of the page; the rest are its margins
     return kind(value=value, description=name, style=style, layout=layout, **options)
 
 

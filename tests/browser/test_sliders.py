@@ -161,6 +161,19 @@ def test_sampling_slider_redraws_and_comes_back(sampling):
         eventually(lambda: picture(sampling, box) == at_start)
 
 
+def test_values_are_whole_in_a_narrow_window(sampling):
+    sampling.set_viewport_size({"width": 800, "height": 1000})
+    for box in (".widget-vbox:not(.playground-box):has(img)", ".playground-box"):
+        outside = sampling.locator(f".jp-OutputArea {box}")
+        outside.scroll_into_view_if_needed()
+        settle(sampling)
+        end = outside.bounding_box()
+        values = [value.bounding_box() for value in outside.locator(".widget-readout").all()]
+        assert len(values) >= 3
+        assert all(v["x"] + v["width"] <= end["x"] + end["width"] for v in values)
+    sampling.set_viewport_size({"width": 1200, "height": 1000})
+
+
 class Playground:
     """The playground of chapter 09 as a page shows it."""
 
