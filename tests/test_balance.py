@@ -235,6 +235,18 @@ def test_a_balance_loss_of_ones_own_is_weighed_by_the_coefficient():
     assert not torch.allclose(grads[0][1], grads[1][1])
 
 
+def test_the_loop_hands_a_balance_loss_of_ones_own_on():
+    found = []
+    for loss in (load_balancing_loss, lambda routings: 7 * load_balancing_loss(routings)):
+        torch.manual_seed(0)
+        state = training.start_training(MoELanguageModel(small(), 13), TrainingConfig())
+        settings = TrainingConfig(seq_len=16, batch_size=2, max_steps=1, epochs=9)
+        ids = torch.arange(100) % 13
+        [record] = training.train(state, ids, ids, settings, balance_loss=loss)
+        found.append(record.balance_loss)
+    assert found[1] == pytest.approx(7 * found[0])
+
+
 def test_a_biased_run_is_saved_loaded_and_resumed_with_the_same_losses(tmp_path):
     ids = torch.arange(400) * 7 % 13
     tokenizer = CharTokenizer([chr(97 + i) for i in range(13)])
