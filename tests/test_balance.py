@@ -72,6 +72,35 @@ def test_the_quantile_puts_the_share_of_every_expert_above_the_threshold():
     assert quantile_bias(scores, bias, E) is bias  # no choice is left
 
 
+@pytest.mark.parametrize(("tokens", "top_k", "place"), [(1000, 2, 249), (4, 2, 0), (1, 1, 0)])
+def test_the_quantile_is_the_margin_at_the_place_of_the_share(tokens, top_k, place):
+    torch.manual_seed(0)
+    scores, bias = torch.randn(tokens, E), torch.linspace(-0.5, 0.5, E)
+    best = (scores + bias).sort(dim=1, descending=True).values
+    margins = scores - (best[:, top_k - 1 : top_k] + best[:, top_k : top_k + 1]) / 2
+    at = margins.sort(dim=0, descending=True).values[place]
+    torch.testing.assert_close(quantile_bias(scores, bias, top_k), at.mean() - at)
+
+
+def test_each_rule_moves_the_bias_in_its_own_way():
+    x = tokens()
+    for kind in ("softmax", "sigmoid"):
+        router = uneven(kind, "bias", 0.03)
+        router.rebalance(routing := router(x))
+        assert torch.equal(router.bias, sign_update(torch.zeros(E), expert_load(routing), 0.03))
+    router = uneven(rule="quantile")
+    router.rebalance(routing := router(x))
+    assert torch.equal(router.bias, quantile_bias(routing.probs, torch.zeros(E), K))
+
+
+def test_the_bias_is_float32_whatever_the_default_is():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert uneven().bias.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_without_a_bias_it_is_the_router_it_was_made_of():
     for kind in ("softmax", "sigmoid"):
         torch.manual_seed(0)
@@ -153,6 +182,8 @@ def test_sequence_loss_is_the_loss_of_every_sequence_averaged():
     expected = torch.stack([load_balancing_loss([part]) for part in parts]).mean()
     torch.testing.assert_close(sequence_balance_loss([whole], 3), expected)
     torch.testing.assert_close(sequence_balance_loss([whole], 1), load_balancing_loss([whole]))
+    first = routing_of(torch.tensor([[0.9, 0.05, 0.05]] * 4), 1)  # nobody chooses the last ones
+    assert sequence_balance_loss([first], 2).item() == pytest.approx(2.7)
     twice = sequence_balance_loss([whole, routing_of(probs.flip(1))], 3)
     assert twice.shape == ()
     # Two sequences, each with its own expert: balanced together, not one by one.
@@ -180,6 +211,30 @@ def test_drift_is_seeded_and_the_rules_do_what_they_are_for():
     assert drift("bias", steps=5) == drift("bias", steps=5)
     assert drift("bias", steps=5) != drift("bias", steps=5, seed=1)
     assert drift(None, rate=0.5, steps=9) == drift(None, rate=0.1, steps=9)
+    assert len(drift(None)) == 200
+    keywords = drift.__kwdefaults__
+    assert keywords == {
+        "rate": 0.01, "steps": 200, "seed": 0, "num_experts": 32, "top_k": 4, "tokens": 512,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [None, "bias", "quantile"])
+def test_drift_computed_a_second_way(rule):
+    generator = torch.Generator().manual_seed(3)
+    offset, bias, expected = torch.randn(6, generator=generator), torch.zeros(6), []
+    for _ in range(7):
+        offset += torch.randn(6, generator=generator) / 20
+        logits = torch.randn(40, 6, generator=generator) + offset
+        probs = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+        order = (probs + bias).argsort(dim=1, descending=True)[:, :2]
+        counts = torch.tensor([(order == e).sum() for e in range(6)]) / 80
+        expected.append(counts.max().item() * 6 - 1)
+        if rule == "bias":
+            bias = sign_update(bias, counts, 0.02)
+        elif rule == "quantile":
+            bias = quantile_bias(probs, bias, 2)
+    found = drift(rule, rate=0.02, steps=7, seed=3, num_experts=6, top_k=2, tokens=40)
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def small(**changes):
