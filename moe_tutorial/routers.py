@@ -1,4 +1,6 @@
-"""One function for nearly all published routers. Chapter 15; which model has which settings: cards.
+"""One function for nearly all published routers, and a router that trains with it. Chapter 15.
+
+Which published model has which settings stands in `cards`.
 
 Shape letters: N = B*T tokens, E experts, K = top_k, G groups of E / G experts.
 """
@@ -8,9 +10,12 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from moe_tutorial.moe import Routing
+from moe_tutorial.balance import BiasedRouter, Rule
+from moe_tutorial.config import ModelConfig
+from moe_tutorial.moe import Router, Routing
+from moe_tutorial.rmsnorm import widen
 
 Score = Literal["softmax", "sigmoid", "sqrtsoftplus"]
 
@@ -105,3 +110,52 @@ def restoring_scale(switches: Switches, num_experts: int, top_k: int, seed: int 
     logits = torch.randn(4096, num_experts, generator=generator)
     weights = route_by(logits, top_k, switches._replace(scale=1.0, bias=False)).weights
     return weights.square().sum(dim=-1).rsqrt().mean().item()
+
+
+class SwitchedRouter(BiasedRouter):
+    """A router that trains, made of the switches; its weights scale the outputs of the experts.
+
+    With a rule the bias chooses, and `rebalance` moves it after each training step; without one
+    there is none. Computed in float32 at least. Shapes: x (N, D) -> Routing.
+    """
+
+    def __init__(self, router: Router, switches: Switches, rule: Rule | None, rate: float) -> None:
+        super().__init__(router, rule or "bias", rate)
+        self.switches = switches._replace(bias=rule is not None)
+        self.router = "switched"  # `MoE` scales inputs for "sigmoid" only
+        if rule is None:
+            self.bias = None
+
+    def forward(self, x: Tensor) -> Routing:
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self(x)
+        logits = F.linear(widen(x), widen(self.scores.weight))  # (N, E)
+        return route_by(logits, self.top_k, self.switches, self.bias)
+
+    def rebalance(self, routing: Routing) -> None:
+        """Move the bias, if there is one, by what the tokens of one training step chose."""
+        if self.bias is not None:
+            super().rebalance(routing)
+
+
+def switches_of(model: ModelConfig) -> Switches | None:
+    """What the keys router_score, router_normalize and router_scale ask for; None if nothing."""
+    if (model.router_score, model.router_normalize, model.router_scale) == (None, None, 1.0):
+        return None
+    divides = model.router == "softmax"
+    return Switches(
+        score=model.router_score or model.router,
+        bias=model.balance in ("bias", "quantile"),
+        normalize=divides if model.router_normalize is None else model.router_normalize,
+        scale=model.router_scale,
+    )
+
+
+def configured_router(model: ModelConfig, router: Router) -> nn.Module:
+    """The router that the section model asks for, made from the plain one of a layer."""
+    rule = model.balance if model.balance in ("bias", "quantile") else None
+    switches = switches_of(model)
+    if switches is not None:
+        return SwitchedRouter(router, switches, rule, model.bias_update_rate)
+    return BiasedRouter(router, rule, model.bias_update_rate) if rule else router

@@ -6,13 +6,36 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT, TINY
 from test_cards import NAMES, WITH_CLASS, config_class
 from torch import Tensor, nn
 
 from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.cards import CARDS, Card
+from moe_tutorial.checkpoint import (
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    start_run_folder,
+)
+from moe_tutorial.command.hocon import load_config
+from moe_tutorial.config import Config, ConfigError, ModelConfig, TrainingConfig, validate_config
+from moe_tutorial.families import family_of
+from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import Router
-from moe_tutorial.routers import SCORES, Switches, restoring_scale, route_by, softmax, sqrt_softplus
+from moe_tutorial.routers import (
+    SCORES,
+    SwitchedRouter,
+    Switches,
+    restoring_scale,
+    route_by,
+    softmax,
+    sqrt_softplus,
+    switches_of,
+)
+from moe_tutorial.sampling import generate
+from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.training import TrainingState, start_training, train
 
 V3 = Switches("sigmoid", True, groups=4, kept_groups=2, group_best=2, normalize=True, scale=2.5)
 
@@ -283,3 +306,137 @@ def test_two_published_scales_are_the_restoring_ones(name, digits):
 def test_what_does_not_fit_is_named(switches, top_k, bias, message):
     with pytest.raises(ValueError, match=message):
         route_by(torch.randn(4, 12), top_k, switches, bias)
+
+
+def configured(**keys: object) -> ModelConfig:
+    return TINY.model_copy(update=keys)
+
+
+def test_without_the_three_keys_the_router_is_that_of_before():
+    for balance, kind in (("loss", Router), ("none", Router), ("bias", BiasedRouter)):
+        config = configured(balance=balance)
+        assert switches_of(config) is None
+        assert type(MoELanguageModel(config, 9).blocks[0].moe.router) is kind
+
+
+@pytest.mark.parametrize(
+    ("keys", "switches"),
+    [
+        ({"router_score": "sigmoid"}, Switches("sigmoid", normalize=True)),
+        ({"router": "sigmoid", "router_score": "sqrtsoftplus"}, Switches("sqrtsoftplus")),
+        ({"router": "sigmoid", "router_scale": 2.0}, Switches("sigmoid", scale=2.0)),
+        ({"router_normalize": False}, Switches()),
+        ({"router_normalize": True, "balance": "bias"}, Switches(bias=True, normalize=True)),
+        ({"router_scale": 2.0, "balance": "quantile"},
+         Switches(bias=True, normalize=True, scale=2.0)),
+    ],
+)  # fmt: skip
+def test_a_null_key_means_as_the_router_of_that_name(keys, switches):
+    config = configured(**keys)
+    assert switches_of(config) == switches
+    router = MoELanguageModel(config, 9).blocks[1].moe.router
+    assert (type(router), router.switches, router.top_k) == (SwitchedRouter, switches, config.top_k)
+    assert ("bias" in router.state_dict()) == switches.bias
+
+
+def test_the_layer_scales_outputs_by_what_a_switched_router_says():
+    torch.manual_seed(2)
+    config = configured(router="sigmoid", router_score="sigmoid", router_scale=3.0, balance="bias")
+    layer = MoELanguageModel(config, 9).blocks[0].moe
+    layer.router.bias.copy_(torch.randn_like(layer.router.bias))
+    x = torch.randn(1, 11, config.dim)
+    y, routing = layer(x)
+    logits = layer.router.scores(x[0])
+    expected = route_by(logits, config.top_k, Switches("sigmoid", True, scale=3.0),
+                        layer.router.bias)  # fmt: skip
+    assert routing.experts.equal(expected.experts)
+    torch.testing.assert_close(routing.weights, expected.weights)
+    for n in range(11):
+        parts = [w * layer.experts[e](x[0, n]) for w, e in
+                 zip(routing.weights[n], routing.experts[n].tolist(), strict=True)]  # fmt: skip
+        torch.testing.assert_close(y[0, n], sum(parts))
+    with torch.no_grad():  # a single token goes another way
+        torch.testing.assert_close(layer(x[:, :1])[0], y[:, :1])
+
+
+def test_a_switched_router_computes_in_float32_under_autocast():
+    router = SwitchedRouter(Router(dim=6, num_experts=5, top_k=2, router="softmax"),
+                            Switches("sigmoid", normalize=True), None, 0.1)  # fmt: skip
+    x = torch.randn(40, 6)
+    plain = router(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = router(x)
+    assert all(a.equal(b) for a, b in zip(plain, cast, strict=True))
+    assert router(x.bfloat16()).weights.dtype == torch.float32
+
+
+def test_the_bias_of_a_switched_router_moves_after_a_step_and_without_one_nothing_does():
+    routers = {}
+    for rule in ("bias", "quantile", None):
+        router = SwitchedRouter(Router(dim=6, num_experts=5, top_k=2, router="softmax"),
+                                Switches(normalize=True), rule, 0.1)  # fmt: skip
+        router.rebalance(router(torch.randn(50, 6)))
+        routers[rule] = router
+    assert routers["bias"].bias.abs().max() == pytest.approx(0.1, abs=0.06)
+    assert routers["quantile"].bias.abs().max() > 0
+    assert routers[None].bias is None
+    assert not routers[None].switches.bias
+
+
+DEEPSEEK = {"router_score": "sigmoid", "router_normalize": True, "router_scale": 1.4,
+            "balance": "bias", "bias_update_rate": 0.05}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [DEEPSEEK, {"router_score": "sqrtsoftplus"}])
+def test_a_model_with_it_trains_saves_resumes_with_equal_losses_and_generates(tmp_path, keys):
+    config = configured(**keys)
+    settings = TrainingConfig(seq_len=8, batch_size=2, max_steps=8, learning_rate=3e-3,
+                              warmup_steps=0, eval_steps=8, epochs=99)  # fmt: skip
+    ids = torch.arange(9).repeat(40)
+    start_run_folder(tmp_path, Config(model=config, training=settings), CharTokenizer("abcdefghi"))
+
+    def fresh() -> TrainingState:
+        torch.manual_seed(3)
+        return start_training(MoELanguageModel(config, 9), settings)
+
+    losses, state = [], fresh()
+    for record in train(state, ids, ids[:60], settings):
+        losses.append(record.loss)
+        if len(losses) == 4:
+            save_checkpoint(tmp_path, state)
+            first = state.model.blocks[0].moe.router
+            saved = None if first.bias is None else first.bias.clone()
+    assert losses[-1] < losses[0]
+    again = fresh()
+    load_checkpoint(tmp_path, again)
+    assert [r.loss for r in train(again, ids, ids[:60], settings)] == losses[4:]
+    loaded = load_model(tmp_path, "latest").model
+    bias = loaded.blocks[0].moe.router.bias
+    assert bias is saved is None or bias.equal(saved)
+    tokens = [t.token for t in generate(loaded, torch.tensor([0]), max_new_tokens=5, temperature=0)]
+    assert len(tokens) == 5
+
+
+def test_the_configuration_of_deepseek_is_read_and_its_scale_restores_the_variance():
+    plain, found = (
+        load_config(ROOT / name).model for name in ("config.hocon", "configs/deepseek.hocon")
+    )
+    switches = Switches("sigmoid", bias=True, normalize=True, scale=1.4)
+    assert switches_of(found) == switches
+    scale = restoring_scale(switches, found.num_experts, found.top_k)
+    assert scale == pytest.approx(1.4, abs=0.02)
+    keys = ("router_score", "router_normalize", "router_scale", "balance", "bias_update_rate")
+    assert found == plain.model_copy(update={key: getattr(found, key) for key in keys})
+
+
+@pytest.mark.parametrize("key", [{"router_score": "softmax"}, {"router_normalize": True},
+                                 {"router_scale": 2.0}])  # fmt: skip
+def test_a_switched_router_is_not_exported(key):
+    with pytest.raises(ValueError, match="router_score, router_normalize and router_scale are not"):
+        family_of(configured(**key))
+
+
+def test_the_quantile_needs_softmax_scores():
+    with pytest.raises(ConfigError, match=r'needs router_score="softmax" or null; .*"sigmoid"'):
+        validate_config({"model": {"balance": "quantile", "router_score": "sigmoid"}}, "here")
+    validate_config({"model": {"balance": "quantile", "router_score": "softmax"}}, "here")

@@ -136,6 +136,8 @@ def drive() -> None:
     random_batch(ids, 3, 7, torch.Generator())
     grouped = Switches(groups=11, kept_groups=6, normalize=True)
     route_by(torch.randn(21, 11), 5, grouped)
+    switched = MoELanguageModel(config.model_copy(update={"router_scale": 2.0}), 17)
+    switched.blocks[0].moe.router(torch.randn(21, 20))
 
 
 @pytest.fixture(scope="module")
