@@ -76,11 +76,19 @@ class ModelConfig(_Section):
     load_balancing_loss_coef: NonNegativeFloat = 0.01
     balance: Literal["loss", "bias", "quantile", "none"] = "loss"
     bias_update_rate: PositiveFloat = 0.01
+    router_score: Literal["softmax", "sigmoid", "sqrtsoftplus"] | None = None
+    router_normalize: bool | None = None
+    router_scale: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _balance_fits(self) -> Self:
         if self.balance == "quantile" and self.router == "sigmoid":
             raise ValueError('balance="quantile" needs router="softmax"; with "sigmoid" use "bias"')
+        if self.balance == "quantile" and self.router_score not in (None, "softmax"):
+            raise ValueError(
+                f'balance="quantile" needs router_score="softmax" or null; with '
+                f'"{self.router_score}" use "bias"'
+            )
         return self
 
 

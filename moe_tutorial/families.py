@@ -17,6 +17,7 @@ from torch import Tensor
 from moe_tutorial.config import ModelConfig
 from moe_tutorial.moe import RouterKind, default_hidden_dim
 from moe_tutorial.rope import to_half_split, to_interleaved
+from moe_tutorial.routers import switches_of
 
 Tensors = list[Tensor]
 Settings = dict[str, object]
@@ -157,15 +158,11 @@ OUTSIDE_THE_BLOCKS = {
     "head.weight": "lm_head.weight",
 }
 KEYS = {
-    "dim": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_experts": "num_local_experts",
-    "top_k": "num_experts_per_tok",
-    "hidden_dim": "intermediate_size",
-    "max_seq_len": "max_position_embeddings",
+    "dim": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
+    "num_experts": "num_local_experts", "top_k": "num_experts_per_tok",
+    "hidden_dim": "intermediate_size", "max_seq_len": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
-}
+}  # fmt: skip
 
 
 def family_of(model: ModelConfig) -> Family:
@@ -173,6 +170,9 @@ def family_of(model: ModelConfig) -> Family:
     if model.balance in ("bias", "quantile"):
         kind = f"balance={model.balance} is not exported: in none of the three classes does a bias"
         raise ValueError(f"{kind} choose; train with balance=loss or balance=none to export")
+    if switches_of(model) is not None:
+        keys = "router_score, router_normalize and router_scale"
+        raise ValueError(f"{keys} are not exported; train with their defaults to export")
     for family in FAMILIES:
         if (family.router, family.shared_expert) == (model.router, model.shared_expert):
             return family

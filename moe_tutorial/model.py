@@ -14,6 +14,7 @@ from moe_tutorial.config import ModelConfig
 from moe_tutorial.moe import MoE, Routing, default_hidden_dim
 from moe_tutorial.rmsnorm import RMSNorm
 from moe_tutorial.rope import rope_table
+from moe_tutorial.routers import configured_router
 
 
 class ModelOutput(NamedTuple):
@@ -64,10 +65,8 @@ class MoELanguageModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        if config.balance in ("bias", "quantile"):  # chapter 11
-            for block in self.blocks:
-                rule = config.balance, config.bias_update_rate
-                block.moe.router = BiasedRouter(block.moe.router, *rule)
+        for block in self.blocks:  # chapters 11 and 15
+            block.moe.router = configured_router(config, block.moe.router)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = nn.Linear(config.dim, vocab_size, bias=False)
         head_dim = config.dim // config.num_heads

@@ -125,7 +125,9 @@ def resumable(folder: Path) -> tuple[Path, Verified]:
 
 def model_hash(model: ModelConfig) -> str:
     """Of the section model; a key that is newer than some checkpoints counts once it is used."""
-    newer = {"balance", "bias_update_rate"}
+    newer = {
+        "balance", "bias_update_rate", "router_score", "router_normalize", "router_scale",
+    }  # fmt: skip
     return sha256_of(model.model_dump(exclude={key for key in newer if _default(model, key)}))
 
 

@@ -34,6 +34,7 @@ CHAPTERS = {
     "12_specialists": ("analysis",),
     "13_does_it_pay": ("cost",),
     "14_many_devices": ("parallel",),
+    "15_routers": ("cards", "routers"),
 }
 PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 MACHINERY = {"exercise", "check", "solution"}

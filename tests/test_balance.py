@@ -335,12 +335,15 @@ def test_a_biased_run_is_saved_loaded_and_resumed_with_the_same_losses(tmp_path)
 
 
 def test_the_hash_of_a_model_is_that_of_before_unless_a_newer_key_is_used():
-    plain = TINY.model_dump(exclude={"balance", "bias_update_rate"})
+    newer = {"balance", "bias_update_rate", "router_score", "router_normalize", "router_scale"}
+    plain = TINY.model_dump(exclude=newer)
     old = type(TINY)(**plain)
     hashes = {model_hash(old)}
-    for change in ({"balance": "none"}, {"balance": "bias"}, {"bias_update_rate": 0.5}):
+    changes = [{"balance": "none"}, {"balance": "bias"}, {"bias_update_rate": 0.5}]
+    changes += [{"router_score": "sigmoid"}, {"router_normalize": True}, {"router_scale": 2.0}]
+    for change in changes:
         hashes.add(model_hash(TINY.model_copy(update=change)))
-    assert len(hashes) == 4
+    assert len(hashes) == 7
 
 
 def test_no_published_class_of_chapter_10_has_such_a_bias():

@@ -247,7 +247,8 @@ DEFAULTS = {
         "dim": 256, "num_layers": 4, "num_heads": 8, "num_experts": 8, "top_k": 2,
         "hidden_dim": None, "router": "softmax", "shared_expert": True, "max_seq_len": 128,
         "rope_theta": 10_000.0, "norm_eps": 1e-5, "dropout": 0.1, "load_balancing_loss_coef": 0.01,
-        "balance": "loss", "bias_update_rate": 0.01,
+        "balance": "loss", "bias_update_rate": 0.01, "router_score": None,
+        "router_normalize": None, "router_scale": 1.0,
     },
     "device": {
         "type": "auto", "num_cpu_threads": None, "num_cpu_interop_threads": None, "gpu_ids": [0],
@@ -297,7 +298,9 @@ LEAST_AND_MOST = [  # what is just allowed, and what is just not
     (("inference.top_p",), 1e-9, 0.0, 1.0, 1.001),
     (("model.router",), "softmax", "", "sigmoid", "both"),
     (("model.balance",), "none", "", "quantile", "losses"),
-    (("model.bias_update_rate",), 1e-9, 0.0, 1e300, math.inf),
+    (("model.bias_update_rate", "model.router_scale"), 1e-9, 0.0, 1e300, math.inf),
+    (("model.router_score",), "softmax", "", "sqrtsoftplus", "tanh"),
+    (("model.router_normalize",), True, 1, False, "no"),
     (("device.type",), "auto", "", "mps", "tpu"),
     (("model.shared_expert", "device.use_mps", "device.use_data_parallel"), True, 1, False, "no"),
 ]
@@ -366,7 +369,8 @@ def test_a_name_holds_no_line_break_or_tab(key, control):
         ({"model": {"a\nb": 0}}, "unknown key model.a\\nb; the keys here are model.dim, "
          "model.num_layers, model.num_heads, model.num_experts, model.top_k, model.hidden_dim, "
          "model.router, model.shared_expert, model.max_seq_len, model.rope_theta, model.norm_eps, "
-         "model.dropout, model.load_balancing_loss_coef, model.balance, model.bias_update_rate"),
+         "model.dropout, model.load_balancing_loss_coef, model.balance, model.bias_update_rate, "
+         "model.router_score, model.router_normalize, model.router_scale"),
         ({"y" * 90: 0}, f"unknown key {'y' * 80}; the keys here are model, device, training, "
          "inference, paths"),
         ({"model": {"head": 2}}, "unknown key model.head; did you mean model.num_heads?"),

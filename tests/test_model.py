@@ -34,7 +34,15 @@ EACH_KEY = {  # a value that is not TINY's, and where every layer must have it
     "load_balancing_loss_coef": (2.0, lambda model: {model.config.load_balancing_loss_coef}),
     "balance": ("bias", lambda m: {getattr(b.moe.router, "rule", None) for b in m.blocks}),
     "bias_update_rate": (0.5, lambda model: {model.config.bias_update_rate}),
+    "router_score": ("sigmoid", lambda model: switches(model, "score")),
+    "router_normalize": (False, lambda model: switches(model, "normalize")),
+    "router_scale": (2.5, lambda model: switches(model, "scale")),
 }
+
+
+def switches(model, name):
+    routers = [block.moe.router for block in model.blocks]
+    return {getattr(getattr(router, "switches", None), name, None) for router in routers}
 
 
 def norms(model, attribute):

@@ -5,6 +5,7 @@ import torch
 from conftest import TINY
 
 from moe_tutorial import plots
+from moe_tutorial.cards import CARDS
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.plots import COLORS, history_figure, smooth
 from moe_tutorial.training import StepRecord
@@ -534,3 +535,39 @@ def test_every_link_is_a_curve_and_every_mark_a_vertical_line():
     assert axes.texts[0].get_text() == "ours"
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert a.get_linestyle() != b.get_linestyle()
+
+
+def test_score_figure_is_a_curve_per_score_over_the_logits():
+    figure = plots.score_figure([-1, 0, 2], {"a": [0.1, 0.5, 0.9], "b": [0, 1, 2]})
+    lines = figure.axes[0].lines
+    assert [line.get_label() for line in lines] == ["a", "b"]
+    assert lines[1].get_xydata().tolist() == [[-1, 0], [0, 1], [2, 2]]
+
+
+def test_machines_figure_counts_from_one_machine():
+    axes = plots.machines_figure({"free": [0.1, 0.9], "kept": [1.0, 0.0]}).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [0.1, 0.9, 1.0, 0.0]
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    assert middles == pytest.approx([0.8, 1.8, 1.2, 2.2])
+    assert axes.get_xticks().tolist() == [1, 2]
+
+
+def test_scale_figure_marks_the_published_scales():
+    axes = plots.scale_figure([1, 8], {"sigmoid": [1, 2.8]}, {"V3": (8, 2.5)}).axes[0]
+    curve, mark = axes.lines
+    assert curve.get_xydata().tolist() == [[1, 1], [8, 2.8]]
+    assert (mark.get_label(), mark.get_xydata().tolist()) == ("V3", [[8, 2.5]])
+
+
+def test_cards_figure_has_every_card_once_per_panel_in_its_year():
+    figure = plots.cards_figure(CARDS)
+    heights = (
+        [c.hidden_dim / c.dim for c in CARDS],
+        [c.top_k / (c.num_experts + c.zero_experts) for c in CARDS],
+    )
+    for axes, expected in zip(figure.axes, heights, strict=True):
+        points = [point for line in axes.lines for point in line.get_xydata().tolist()]
+        assert sorted(y for _, y in points) == pytest.approx(sorted(expected))
+        assert sorted(round(x) for x, _ in points) == [card.year for card in CARDS]
+        assert axes.get_yscale() == "log"
+    assert "sigmoid + bias" in figure.axes[0].get_legend_handles_labels()[1]

@@ -66,6 +66,9 @@ MODEL = [  # key, value, what to look at, what is there then
     ("load_balancing_loss_coef", 0.5, lambda m: m.config.load_balancing_loss_coef, 0.5),
     ("balance", "quantile", lambda m: m.blocks[0].moe.router.rule, "quantile"),
     ("bias_update_rate", 0.5, lambda m: m.config.bias_update_rate, 0.5),
+    ("router_score", "sigmoid", lambda m: m.blocks[0].moe.router.switches.score, "sigmoid"),
+    ("router_normalize", False, lambda m: m.blocks[0].moe.router.switches.normalize, False),
+    ("router_scale", 2.0, lambda m: m.blocks[0].moe.router.switches.scale, 2.0),
 ]
 
 

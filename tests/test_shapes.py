@@ -26,13 +26,14 @@ from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import Routing, dispatch_one
 from moe_tutorial.parallel import ExpertParallelMoE, bytes_leaving, rows_between
 from moe_tutorial.plots import history_figure
+from moe_tutorial.routers import Switches, route_by
 from moe_tutorial.sampling import generate
 from moe_tutorial.training import StepRecord, start_training, train
 
 SIZES = {"B": 3, "T": 7, "H": 2, "Dh": 10, "D": 20, "F": 13, "E": 11, "K": 5, "V": 17, "L": 4,
-         "N": 21, "S": 7, "steps": 19, "R": 1, "M": 105}  # fmt: skip
+         "N": 21, "G": 11, "S": 7, "steps": 19, "R": 1, "M": 105}  # fmt: skip
 MODULES = ("batching", "rope", "rmsnorm", "attention", "moe", "model", "training", "sampling",
-           "parallel", "command.log", "plots.history")  # fmt: skip
+           "routers", "parallel", "command.log", "plots.history")  # fmt: skip
 COMMENT = re.compile(r"#\s*\(([\w\s*+/,.]+)\)")
 Claims = dict[int, tuple[str, str]]  # line -> variable, shape as written
 
@@ -133,6 +134,10 @@ def drive() -> None:
         log_line(records)
         history_figure([as_json(record) for record in records], {"unigram": 3.0})
     random_batch(ids, 3, 7, torch.Generator())
+    grouped = Switches(groups=11, kept_groups=6, normalize=True)
+    route_by(torch.randn(21, 11), 5, grouped)
+    switched = MoELanguageModel(config.model_copy(update={"router_scale": 2.0}), 17)
+    switched.blocks[0].moe.router(torch.randn(21, 20))
 
 
 @pytest.fixture(scope="module")

@@ -38,3 +38,8 @@ from moe_tutorial.checks.ch12 import (
     check_table_information,
 )
 from moe_tutorial.checks.ch14 import check_repaired_average, check_rows_once, check_splits
+from moe_tutorial.checks.ch15 import (
+    check_needs_more_than_one,
+    check_repaired_choice,
+    check_switches_from,
+)

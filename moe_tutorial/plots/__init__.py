@@ -36,4 +36,5 @@ from moe_tutorial.plots.ch12 import (
     surgery_figure,
 )
 from moe_tutorial.plots.ch14 import fabric_figure, rows_figure, traffic_figure, work_figure
+from moe_tutorial.plots.ch15 import cards_figure, machines_figure, scale_figure, score_figure
 from moe_tutorial.plots.history import history_figure, smooth
