@@ -27,4 +27,5 @@ from moe_tutorial.checks.ch10 import (
     check_grouped_attention,
     check_repaired_rows,
 )
+from moe_tutorial.checks.ch13 import Trial, check_fair_winner, check_repaired_hash, check_touched_by
 from moe_tutorial.checks.ch14 import check_repaired_average, check_rows_once, check_splits

@@ -26,5 +26,11 @@ from moe_tutorial.plots.ch11 import (
     tradeoff_figure,
     violation_figure,
 )
+from moe_tutorial.plots.ch13 import (
+    learning_figure,
+    per_token_figure,
+    seeds_figure,
+    touched_figure,
+)
 from moe_tutorial.plots.ch14 import fabric_figure, rows_figure, traffic_figure, work_figure
 from moe_tutorial.plots.history import history_figure, smooth

@@ -6,4 +6,5 @@ They are built from `HTML` and `Image` widgets, whose values a test can compare.
 from moe_tutorial.widgets.ch04 import offset_slider
 from moe_tutorial.widgets.ch08 import live_curve
 from moe_tutorial.widgets.ch09 import sampling_slider
+from moe_tutorial.widgets.ch13 import touched_slider
 from moe_tutorial.widgets.playground import playground
