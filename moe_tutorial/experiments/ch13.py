@@ -19,7 +19,6 @@ from moe_tutorial.experiments.base import (
 )
 from moe_tutorial.experiments.ch13_routers import (
     EVERY,
-    LONG,
     ONE_EXPERT,
     ROUTERS,
     SHAKESPEARE,
@@ -152,15 +151,6 @@ EXPERIMENTS = [
         3,
         SETTINGS | {"changes": ROUTERS, "router, text and steps": SHAKESPEARE},
         statements.ROUTER_SHAKESPEARE,
-    ),
-    Experiment(
-        "router_long",
-        "does the answer hold in a training of twice the steps?",
-        list(LONG),
-        router_worth,
-        3,
-        SETTINGS | {"changes": ROUTERS, "router, text and steps": LONG},
-        statements.ROUTER_LONG,
     ),
     Experiment(
         "dense_or_mixture",

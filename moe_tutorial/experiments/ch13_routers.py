@@ -35,7 +35,6 @@ ROUTERS: dict[str, Json] = {
     "hash": FROM_LEARNED,
     "frozen": FROM_LEARNED,
     "one expert": ONE_EXPERT,
-    "learned, no balance": {"balance": "none"},
     "random table": FROM_LEARNED,
     "table of a trained router": FROM_LEARNED,
     "hash by position": FROM_LEARNED,
@@ -44,7 +43,6 @@ SHAKESPEARE = {
     f"{router}, Shakespeare": (router, "tiny_shakespeare", 1000)
     for router in ("learned", "hash", "frozen", "one expert")
 }
-LONG = {f"{router}, long": (router, "fables", 2000) for router in ("learned", "hash", "frozen")}
 
 
 def chosen(model: MoELanguageModel, tokens: Tensor) -> list[Tensor]:
@@ -144,7 +142,7 @@ def touched_counts(model: MoELanguageModel, ids: Tensor) -> Json:
 
 def router_worth(variant: str, seed: int, quick: bool) -> Json:
     """Train with one router, and watch how its choices change."""
-    router, dataset, steps = (SHAKESPEARE | LONG).get(variant, (variant, "fables", 1000))
+    router, dataset, steps = SHAKESPEARE.get(variant, (variant, "fables", 1000))
     ids = texts(dataset)
     training = TRAINING.model_copy(update={"max_steps": steps, "eval_steps": EVERY})
     held_out = ids.validation[: PROBE if quick else None]
@@ -170,7 +168,7 @@ def router_worth(variant: str, seed: int, quick: bool) -> Json:
         "violation": mean_violation(trained),
         "kept": [same_choices(a, b) for a, b in pairwise(watched)],
     }
-    if router in ("learned", "frozen", "hash", "learned, no balance"):
+    if router in ("learned", "frozen", "hash"):
         by_character = [table[held_out[:PROBE]] for table in favorites(trained.model, held_out)]
         found["by character"] = same_choices(chosen(trained.model, probe), by_character)
     if router == "learned":

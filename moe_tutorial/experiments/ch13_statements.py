@@ -110,7 +110,30 @@ TOUCHED: Statements = {
         )
     ),
 }
-DENSE_OR_MIXTURE: Statements = {}
+NARROW, WIDE = "dense, active size", "dense, total size"
+DENSE_OR_MIXTURE: Statements = {
+    "equal tokens: the mixture does not end below the narrow dense model with every seed": (
+        lambda r: not r.all_below("mixture", NARROW, "loss")
+    ),
+    "equal tokens: between the mixture and the wide dense model no difference is seen": (
+        lambda r: not r.differ("mixture", WIDE, "loss")
+    ),
+    "equal FLOPs: the mixture ends below the wide dense model with every seed": (
+        lambda r: r.all_below("mixture", f"{WIDE}, as many FLOPs", "loss")
+    ),
+    "equal time: the mixture ends below the wide dense model with every seed": (
+        lambda r: r.all_below("mixture", f"{WIDE}, as long", "loss")
+    ),
+    "equal time: the mixture does not end below the narrow dense model with every seed": (
+        lambda r: not r.all_below("mixture", f"{NARROW}, as long", "loss")
+    ),
+    "a step of the wide dense model takes over 1.3 times as long as the mixture's": (
+        lambda r: min(r.of(WIDE, "milliseconds")) > 1.3 * max(r.of("mixture", "milliseconds"))
+    ),
+    "200 more steps lower the narrow model's loss with every seed": (
+        lambda r: r.all_below(f"{NARROW}, as long", NARROW, "loss")
+    ),
+}
 SHAPE_OF_MIXTURE: Statements = {}
 ROUTER_SHAKESPEARE: Statements = {
     "all three mixtures end below one expert with every seed": (
@@ -127,4 +150,3 @@ ROUTER_SHAKESPEARE: Statements = {
     ),
 }
 ROUTER_WHY: Statements = {}
-ROUTER_LONG: Statements = {}
