@@ -1,5 +1,6 @@
 import pytest
 import torch
+from test_shapes import ShapeTracer, claims_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -192,3 +193,18 @@ def test_the_hash_is_balanced_on_the_text_it_was_made_for():
     route_by_id(model, [balanced_table(counts, 7, 2, generator())] * 3)
     load = expert_load(model(tokens).routings[0])
     assert load.max() / load.mean() < 1.15
+
+
+def test_shape_comments_are_true():
+    functions = (HashRouter.forward, balanced_table)
+    tracer = ShapeTracer({function.__code__: claims_of(function) for function in functions})
+
+    def drive():
+        router = Router(dim=20, num_experts=11, top_k=5, router="softmax")
+        hashed = HashRouter(router, balanced_table(torch.arange(17), 11, 5, generator()))
+        hashed.ids = torch.arange(21) % 17
+        hashed(torch.randn(21, 20))
+
+    tracer.run(drive)
+    assert not tracer.wrong
+    assert len(tracer.seen) == 4

@@ -127,6 +127,17 @@ DENSE_OR_MIXTURE: Statements = {
     "equal time: the mixture does not end below the narrow dense model with every seed": (
         lambda r: not r.all_below("mixture", f"{NARROW}, as long", "loss")
     ),
+    "equal time: the narrow dense model ends below the mixture with most seeds": (
+        lambda r: (
+            sum(
+                a < b
+                for a, b in zip(
+                    r.of(f"{NARROW}, as long", "loss"), r.of("mixture", "loss"), strict=True
+                )
+            )
+            > 2
+        )
+    ),
     "a step of the wide dense model takes over 1.3 times as long as the mixture's": (
         lambda r: min(r.of(WIDE, "milliseconds")) > 1.3 * max(r.of("mixture", "milliseconds"))
     ),

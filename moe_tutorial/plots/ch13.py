@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from moe_tutorial.plots.base import COLORS, MARKERS, STYLES, one_panel, side_by_side
 
+WIDTH = 6.5  # inches
 Curve = tuple[Sequence[float], Sequence[Sequence[float]]]  # x, and a line of values per seed
 
 
@@ -17,7 +18,7 @@ def touched_figure(
     counted: Mapping[str, Sequence[float]],
 ) -> Figure:
     """Different experts against tokens at once: by the formula (lines) and counted (markers)."""
-    figure, axes = one_panel("tokens at once", "different experts", 3.2)
+    figure, axes = one_panel("tokens at once", "different experts", 3, WIDTH)
     for i, (name, values) in enumerate(formula.items()):
         axes.plot(batches, values, STYLES[i % 4], color=COLORS[i], label=name)
     for i, (name, values) in enumerate(counted.items(), start=len(formula)):
@@ -31,7 +32,7 @@ def touched_figure(
 
 def per_token_figure(batches: Sequence[int], named: Mapping[str, Sequence[float]]) -> Figure:
     """Milliseconds per token against tokens at once, a curve per layer, both axes logarithmic."""
-    figure, axes = one_panel("tokens at once", "milliseconds per token", 3.4, yscale="log")
+    figure, axes = one_panel("tokens at once", "milliseconds per token", 3, WIDTH, yscale="log")
     for i, (name, values) in enumerate(named.items()):
         per_token = [value / batch for value, batch in zip(values, batches, strict=True)]
         line = MARKERS[i % 4] + STYLES[i % 4]
@@ -50,11 +51,11 @@ def _batch_axis(axes: Axes, batches: Sequence[int]) -> None:
 
 def seeds_figure(named: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
     """A row per variant: a circle per seed, the mean as a bar, its standard deviation as a line."""
-    figure, axes = one_panel(xlabel, "", 0.34 * len(named) + 0.7)
-    for row, values in enumerate(named.values()):
-        middle = mean(values)
+    figure, axes = one_panel(xlabel, "", 0.3 * len(named) + 0.7, WIDTH)
+    line = {"fmt": "|", "color": COLORS[1], "markersize": 14, "capsize": 3}
+    for row, (name, values) in enumerate(named.items()):
         reach = stdev(values) if len(values) > 1 else 0
-        axes.errorbar(middle, row, xerr=reach, fmt="|", color=COLORS[1], markersize=14, capsize=3)
+        axes.errorbar(mean(values), row, xerr=reach, label=name, **line)
         axes.plot(values, [row] * len(values), "o", color=COLORS[0], markerfacecolor="none")
     axes.set_yticks(range(len(named)), list(named))
     axes.set_ylim(len(named) - 0.5, -0.5)
@@ -64,7 +65,8 @@ def seeds_figure(named: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
 
 def learning_figure(panels: Mapping[str, Mapping[str, Curve]], ylabel: str) -> Figure:
     """Means over the seeds with their standard deviation, a panel per kind of x axis."""
-    figure, all_axes = side_by_side(["" for _ in panels], "", ylabel, 3.4, 3 + 3 * len(panels))
+    width = 2.5 + 2.2 * len(panels)
+    figure, all_axes = side_by_side(["" for _ in panels], "", ylabel, 3, width, dpi=80)
     for axes, (xlabel, named) in zip(all_axes, panels.items(), strict=True):
         for i, (name, (x, runs)) in enumerate(named.items()):
             at_x = list(zip(*runs, strict=True))
