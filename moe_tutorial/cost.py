@@ -55,16 +55,19 @@ def count_touched(experts: Tensor, batch: int) -> float:
     return sum(part.unique().numel() for part in parts) / len(parts)
 
 
-def bytes_per_token(config: ModelConfig, vocab_size: int, batch: int, width: int = 4) -> float:
+def bytes_per_token(
+    config: ModelConfig, vocab_size: int, batch: int, bytes_per_number: int = 4
+) -> float:
     """Bytes of weights that each of `batch` tokens causes to be read, if each next one is computed.
 
     All that every token meets is read once for the batch, and so is each touched expert. A row of
-    the embedding is read for each token. width: bytes of a number. Keys and values not counted.
+    the embedding is read for each token. Keys and values of the attention are not counted.
     """
     norms = (2 * config.num_layers + 1) * config.dim
     touched = experts_touched(config.num_experts, config.top_k, batch)
     experts = config.num_layers * touched * expert_size(config)
-    return width * ((always_read(config, vocab_size) + norms + experts) / batch + config.dim)
+    shared = always_read(config, vocab_size) + norms
+    return bytes_per_number * ((shared + experts) / batch + config.dim)
 
 
 def balanced_table(
@@ -99,7 +102,7 @@ class HashRouter(nn.Module):
     def __init__(self, router: Router, table: Tensor) -> None:
         super().__init__()
         self.scores = router.scores  # the same weights
-        self.router = router.router
+        self.router = "softmax"  # the kind of its weights
         self.register_buffer("table", table)
         self.ids: Tensor | None = None
 

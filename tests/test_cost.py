@@ -75,7 +75,7 @@ def test_a_single_token_reads_the_active_parameters_but_one_row_of_the_embedding
     config, model = small(**changes)
     numbers = count_parameters(model).active - (VOCAB - 1) * config.dim
     assert bytes_per_token(config, VOCAB, 1) == pytest.approx(4 * numbers)
-    assert bytes_per_token(config, VOCAB, 1, width=2) == pytest.approx(2 * numbers)
+    assert bytes_per_token(config, VOCAB, 1, bytes_per_number=2) == pytest.approx(2 * numbers)
 
 
 def test_a_huge_batch_reads_all_parameters_once():
