@@ -145,7 +145,37 @@ DENSE_OR_MIXTURE: Statements = {
         lambda r: r.all_below(f"{NARROW}, as long", NARROW, "loss")
     ),
 }
-SHAPE_OF_MIXTURE: Statements = {}
+SHAPE_OF_MIXTURE: Statements = {
+    "2 experts end above 4, and 4 above 8, with every seed": (
+        lambda r: (
+            r.all_below("4 experts", "2 experts", "loss")
+            and r.all_below("8 experts", "4 experts", "loss")
+        )
+    ),
+    "16 experts do not end below 8 with every seed": (
+        lambda r: not r.all_below("16 experts", "8 experts", "loss")
+    ),
+    "one choice ends above two with every seed (sigmoid router)": (
+        lambda r: r.all_below("top 2, sigmoid", "top 1, sigmoid", "loss")
+    ),
+    "four choices end below two with every seed (softmax router)": (
+        lambda r: r.all_below("top 4", "8 experts", "loss")
+    ),
+    "between a shared expert and a second choice no difference is seen": (
+        lambda r: not r.differ("top 1 of 7 and a shared one", "top 2, sigmoid", "loss")
+    ),
+    "between 8, 16 and 32 experts of one total size no difference is seen": (
+        lambda r: (
+            not r.differ("16/4, width 48", "8 experts", "loss")
+            and not r.differ("32/8, width 24", "8 experts", "loss")
+        )
+    ),
+    "a step with 32 fine experts takes over 1.3 times as long as with 8": (
+        lambda r: (
+            r.mean("32/8, width 24", "milliseconds") > 1.3 * r.mean("8 experts", "milliseconds")
+        )
+    ),
+}
 ROUTER_SHAKESPEARE: Statements = {
     "all three mixtures end below one expert with every seed": (
         lambda r: all(
