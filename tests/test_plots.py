@@ -443,7 +443,7 @@ def test_a_strip_has_a_digit_in_its_expert_s_color_in_every_cell():
 
 def test_seeds_are_strokes_on_the_bar_of_their_mean():
     panels = {"a": {"one": [1.0, 3.0], "two": [0.0, 0.0]}, "b": {"three": [-1.0]}}
-    left, right = plots.seeds_figure(panels, ["nats", "bits"]).axes
+    left, right = plots.spread_figure(panels, ["nats", "bits"]).axes
     assert [bar.get_width() for bar in left.patches] == [2, 0]
     assert list(left.lines[0].get_xdata()) == [1, 3]
     assert (left.get_xlabel(), right.get_xlabel()) == ("nats", "bits")

@@ -37,6 +37,7 @@ from moe_tutorial.checks.ch12 import (
     check_repaired_without,
     check_table_information,
 )
+from moe_tutorial.checks.ch13 import Trial, check_fair_winner, check_repaired_hash, check_touched_by
 from moe_tutorial.checks.ch14 import check_repaired_average, check_rows_once, check_splits
 from moe_tutorial.checks.ch15 import (
     check_needs_more_than_one,

@@ -31,9 +31,15 @@ from moe_tutorial.plots.ch12 import (
     over_steps_figure,
     ratio_figure,
     removal_figure,
-    seeds_figure,
+    spread_figure,
     strip_figure,
     surgery_figure,
+)
+from moe_tutorial.plots.ch13 import (
+    learning_figure,
+    per_token_figure,
+    seeds_figure,
+    touched_figure,
 )
 from moe_tutorial.plots.ch14 import fabric_figure, rows_figure, traffic_figure, work_figure
 from moe_tutorial.plots.ch15 import cards_figure, machines_figure, scale_figure, score_figure

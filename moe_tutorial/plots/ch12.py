@@ -83,7 +83,7 @@ def strip_figure(text: str, snapshots: Mapping[str, str], title: str) -> Figure:
     return figure
 
 
-def seeds_figure(
+def spread_figure(
     panels: Mapping[str, Mapping[str, Seeds]], xlabels: Sequence[str], height: float = 3.2
 ) -> Figure:
     """Rows of named numbers: the bar is the mean over the seeds, every stroke is one seed."""

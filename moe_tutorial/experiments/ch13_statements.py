@@ -1,0 +1,193 @@
+"""What chapter 13 says of its experiments, as assertions over their results."""
+
+from collections.abc import Callable
+from statistics import mean
+
+from moe_tutorial.cost import experts_touched
+from moe_tutorial.experiments.base import Results
+
+Statements = dict[str, Callable[[Results], bool]]
+
+
+def at_step(results: Results, variant: str, step: int) -> list[float]:
+    """The held-out loss on the way, one per seed."""
+    return [dict(map(tuple, points))[step] for points in results.of(variant, "curve")]
+
+
+def least(results: Results, variant: str) -> list[float]:
+    """The least time of all processes, per number of tokens."""
+    return [min(times) for times in zip(*results.of(variant, "milliseconds"), strict=True)]
+
+
+def speed_ups(results: Results) -> list[float]:
+    """How many times the mixture's layer is faster than the dense one of equal total size."""
+    pairs = zip(least(results, "dense, total size"), least(results, "mixture"), strict=True)
+    return [large / mixture for large, mixture in pairs]
+
+
+def per_expert(results: Results, variant: str) -> list[float]:
+    """Milliseconds per touched expert, per number of tokens."""
+    counts = results.of(variant, "touched")[0]
+    return [time / count for time, count in zip(least(results, variant), counts, strict=True)]
+
+
+def ahead_at(results: Results, steps: tuple[int, ...]) -> bool:
+    """Whether the hash was below the learned router with every seed, after each of the steps."""
+    return all(
+        a < b
+        for step in steps
+        for a, b in zip(
+            at_step(results, "hash", step), at_step(results, "learned", step), strict=True
+        )
+    )
+
+
+ROUTER_WORTH: Statements = {
+    "the hash ends below the learned router with every seed": (
+        lambda r: r.all_below("hash", "learned", "loss")
+    ),
+    "the hash ends below the frozen router with every seed": (
+        lambda r: r.all_below("hash", "frozen", "loss")
+    ),
+    "the hash ends below one expert, by more than twice the standard error": (
+        lambda r: (
+            r.differ("hash", "one expert", "loss")
+            and r.mean("hash", "loss") < r.mean("one expert", "loss")
+        )
+    ),
+    "between the learned and the frozen router no difference is seen": (
+        lambda r: not r.differ("learned", "frozen", "loss")
+    ),
+    "the learned router does not end below one expert with every seed": (
+        lambda r: not r.all_below("learned", "one expert", "loss")
+    ),
+    "the hash is ahead of the learned router already after 100 and 200 steps, with every seed": (
+        lambda r: ahead_at(r, (100, 200))
+    ),
+    "the hash's busiest expert has at most 10 % above the mean, the learned one's 20 % or more": (
+        lambda r: max(r.of("hash", "violation")) < 0.1 and min(r.of("learned", "violation")) > 0.2
+    ),
+    "the learned and the frozen router change a fifth of their choices from step 0 to 100": (
+        lambda r: all(k[0] < 0.8 for v in ("learned", "frozen") for k in r.of(v, "kept"))
+    ),
+    "in the last 100 steps both still change some, the hash none": (
+        lambda r: (
+            all(k[-1] < 0.99 for v in ("learned", "frozen") for k in r.of(v, "kept"))
+            and all(k[-1] == 1 for k in r.of("hash", "kept"))
+        )
+    ),
+    "a character's two favorite experts explain less than 90 % of the learned choices": (
+        lambda r: max(r.of("learned", "by character")) < 0.9
+    ),
+    "a trained router touches as many experts as the formula says, within 3 %": (
+        lambda r: all(
+            abs(mean(counts) / experts_touched(8, 2, batch) - 1) < 0.03
+            for kind in ("consecutive", "independent")
+            for batch, *counts in zip(
+                (1, 2, 4, 8, 16, 32),
+                *(found[kind] for found in r.of("learned", "touched")),
+                strict=True,
+            )
+        )
+    ),
+}
+TOUCHED: Statements = {
+    "one token: over eight times as fast as the dense layer of equal total size": (
+        lambda r: speed_ups(r)[0] > 8
+    ),
+    "16 and 32 tokens: less than half of that advantage is left": (
+        lambda r: max(speed_ups(r)[4:6]) < speed_ups(r)[0] / 2
+    ),
+    "256 tokens: more than half as much again as with 32": (
+        lambda r: speed_ups(r)[7] > 1.5 * speed_ups(r)[5]
+    ),
+    "up to 16 tokens each touched expert takes the same time, within a half": (
+        lambda r: max(per_expert(r, "mixture")[:5]) < 1.5 * min(per_expert(r, "mixture")[:5])
+    ),
+    "per byte of an expert, the course's small layer takes more than twice as long": (
+        lambda r: (
+            per_expert(r, "the course's")[0] / 96**2 > 2 * per_expert(r, "mixture")[0] / 768**2
+        )
+    ),
+}
+NARROW, WIDE = "dense, active size", "dense, total size"
+DENSE_OR_MIXTURE: Statements = {
+    "equal tokens: the mixture does not end below the narrow dense model with every seed": (
+        lambda r: not r.all_below("mixture", NARROW, "loss")
+    ),
+    "equal tokens: between the mixture and the wide dense model no difference is seen": (
+        lambda r: not r.differ("mixture", WIDE, "loss")
+    ),
+    "equal FLOPs: the mixture ends below the wide dense model with every seed": (
+        lambda r: r.all_below("mixture", f"{WIDE}, as many FLOPs", "loss")
+    ),
+    "equal time: the mixture ends below the wide dense model with every seed": (
+        lambda r: r.all_below("mixture", f"{WIDE}, as long", "loss")
+    ),
+    "equal time: the mixture does not end below the narrow dense model with every seed": (
+        lambda r: not r.all_below("mixture", f"{NARROW}, as long", "loss")
+    ),
+    "equal time: the narrow dense model ends below the mixture with most seeds": (
+        lambda r: (
+            sum(
+                a < b
+                for a, b in zip(
+                    r.of(f"{NARROW}, as long", "loss"), r.of("mixture", "loss"), strict=True
+                )
+            )
+            > 2
+        )
+    ),
+    "a step of the wide dense model takes over 1.3 times as long as the mixture's": (
+        lambda r: min(r.of(WIDE, "milliseconds")) > 1.3 * max(r.of("mixture", "milliseconds"))
+    ),
+    "200 more steps lower the narrow model's loss with every seed": (
+        lambda r: r.all_below(f"{NARROW}, as long", NARROW, "loss")
+    ),
+}
+SHAPE_OF_MIXTURE: Statements = {
+    "2 experts end above 4, and 4 above 8, with every seed": (
+        lambda r: (
+            r.all_below("4 experts", "2 experts", "loss")
+            and r.all_below("8 experts", "4 experts", "loss")
+        )
+    ),
+    "16 experts do not end below 8 with every seed": (
+        lambda r: not r.all_below("16 experts", "8 experts", "loss")
+    ),
+    "one choice ends above two with every seed (sigmoid router)": (
+        lambda r: r.all_below("top 2, sigmoid", "top 1, sigmoid", "loss")
+    ),
+    "four choices end below two with every seed (softmax router)": (
+        lambda r: r.all_below("top 4", "8 experts", "loss")
+    ),
+    "between a shared expert and a second choice no difference is seen": (
+        lambda r: not r.differ("top 1 of 7 and a shared one", "top 2, sigmoid", "loss")
+    ),
+    "between 8, 16 and 32 experts of one total size no difference is seen": (
+        lambda r: (
+            not r.differ("16/4, width 48", "8 experts", "loss")
+            and not r.differ("32/8, width 24", "8 experts", "loss")
+        )
+    ),
+    "a step with 32 fine experts takes over 1.3 times as long as with 8": (
+        lambda r: (
+            r.mean("32/8, width 24", "milliseconds") > 1.3 * r.mean("8 experts", "milliseconds")
+        )
+    ),
+}
+ROUTER_SHAKESPEARE: Statements = {
+    "all three mixtures end below one expert with every seed": (
+        lambda r: all(
+            r.all_below(f"{router}, Shakespeare", "one expert, Shakespeare", "loss")
+            for router in ("learned", "hash", "frozen")
+        )
+    ),
+    "between the hash and the learned router no difference is seen": (
+        lambda r: not r.differ("hash, Shakespeare", "learned, Shakespeare", "loss")
+    ),
+    "between the learned and the frozen router no difference is seen": (
+        lambda r: not r.differ("learned, Shakespeare", "frozen, Shakespeare", "loss")
+    ),
+}
+ROUTER_WHY: Statements = {}
