@@ -57,11 +57,10 @@ def ids():
     return base.texts()
 
 
-@pytest.mark.parametrize("router", ["hash", "random table", "hash by position"])
+@pytest.mark.parametrize("router", ["hash", "random table"])
 def test_tables_give_every_layer_two_different_experts(ids, router):
     tables = ch13_routers.tables(router, ids, 0, quick=True)
-    rows = base.TRAINING.seq_len if router == "hash by position" else ids.tokenizer.vocab_size
-    assert [tuple(table.shape) for table in tables] == [(rows, 2)] * 2
+    assert [tuple(table.shape) for table in tables] == [(ids.tokenizer.vocab_size, 2)] * 2
     assert all(len(set(row)) == 2 for table in tables for row in table.tolist())
     assert not tables[0].equal(tables[1])
     again, other = (ch13_routers.tables(router, ids, seed, quick=True) for seed in (0, 1))
@@ -78,14 +77,6 @@ def test_favorites_of_a_hash_are_its_table(ids):
         seen = text[:-1].unique()
         pairs = block.moe.router.table[seen].sort(dim=-1).values
         assert found[seen].sort(dim=-1).values.equal(pairs)
-
-
-def test_a_router_by_position_does_not_look_at_the_text(ids):
-    model = MoELanguageModel(base.MODEL, ids.tokenizer.vocab_size)
-    ch13_routers.prepared("hash by position", ids, 0, True)(model)
-    one, other = (ch13_routers.chosen(model, ids.train[i : i + 256].view(2, 128)) for i in (0, 999))
-    assert one[0].equal(other[0])
-    assert one[0][:128].equal(one[0][128:])
 
 
 def test_a_frozen_router_keeps_its_rows_and_the_model_learns(ids):

@@ -135,6 +135,15 @@ EXPERIMENTS = [
         statements.ROUTER_WORTH,
     ),
     Experiment(
+        "router_why",
+        "what is it that a hash has and a learned router has not?",
+        [name for name in ROUTERS if name not in ("frozen", "one expert")],
+        router_worth,
+        3,
+        SETTINGS | {"changes": ROUTERS},
+        statements.ROUTER_WHY,
+    ),
+    Experiment(
         "router_shakespeare",
         "does the answer hold on another text?",
         list(SHAKESPEARE),

@@ -5,7 +5,7 @@ from itertools import pairwise
 from statistics import mean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe_tutorial.batching import evaluation_batches
 from moe_tutorial.cost import balanced_table, count_touched, route_by_id
@@ -28,16 +28,16 @@ PROBE = 1024  # characters of the validation text, on which choices are watched
 BATCHES = (1, 2, 4, 8, 16, 32)  # tokens at once, for a trained router
 Prepare = Callable[[MoELanguageModel], None]
 
-FROM_LEARNED = {"balance": "none"}  # a table needs no balance loss, a frozen router ignores it
+NO_BALANCE = {"balance": "none"}  # a table needs no balance loss, a frozen router ignores it
 ONE_EXPERT = {"num_experts": 1, "top_k": 1, "hidden_dim": 192}
 ROUTERS: dict[str, Json] = {
     "learned": {},
-    "hash": FROM_LEARNED,
-    "frozen": FROM_LEARNED,
+    "hash": NO_BALANCE,
+    "frozen": NO_BALANCE,
     "one expert": ONE_EXPERT,
-    "random table": FROM_LEARNED,
-    "table of a trained router": FROM_LEARNED,
-    "hash by position": FROM_LEARNED,
+    "learned, no balance": NO_BALANCE,
+    "random table": NO_BALANCE,
+    "table of a trained router": NO_BALANCE,
 }
 SHAKESPEARE = {
     f"{router}, Shakespeare": (router, "tiny_shakespeare", 1000)
@@ -79,16 +79,7 @@ def tables(router: str, ids: Texts, seed: int, quick: bool) -> list[Tensor]:
         scores = torch.rand(layers, vocab_size, num_experts, generator=generator)
         return list(scores.topk(top_k, dim=-1).indices)
     counts = ids.train.bincount(minlength=vocab_size)
-    if router == "hash by position":
-        counts = torch.ones(TRAINING.seq_len)
     return [balanced_table(counts, num_experts, top_k, generator) for _ in range(layers)]
-
-
-def _positions(model: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-    """Hand the places in the window to the hash routers instead of the ids."""
-    batch, length = arguments[0].shape
-    for block in model.blocks:
-        block.moe.router.ids = torch.arange(length).repeat(batch)
 
 
 def prepared(router: str, ids: Texts, seed: int, quick: bool) -> Prepare:
@@ -98,10 +89,8 @@ def prepared(router: str, ids: Texts, seed: int, quick: bool) -> Prepare:
         if router == "frozen":
             for block in model.blocks:
                 block.moe.router.scores.weight.requires_grad_(False)
-        elif "hash" in router or "table" in router:
+        elif found:
             route_by_id(model, found)
-            if router == "hash by position":
-                model.register_forward_pre_hook(_positions)
 
     found = tables(router, ids, seed, quick) if "hash" in router or "table" in router else []
     return prepare
@@ -168,7 +157,7 @@ def router_worth(variant: str, seed: int, quick: bool) -> Json:
         "violation": mean_violation(trained),
         "kept": [same_choices(a, b) for a, b in pairwise(watched)],
     }
-    if router in ("learned", "frozen", "hash"):
+    if router in ("learned", "learned, no balance", "frozen", "hash"):
         by_character = [table[held_out[:PROBE]] for table in favorites(trained.model, held_out)]
         found["by character"] = same_choices(chosen(trained.model, probe), by_character)
     if router == "learned":

@@ -190,4 +190,26 @@ ROUTER_SHAKESPEARE: Statements = {
         lambda r: not r.differ("learned, Shakespeare", "frozen, Shakespeare", "loss")
     ),
 }
-ROUTER_WHY: Statements = {}
+ROUTER_WHY: Statements = {
+    "the even hash ends below the random table with every seed": (
+        lambda r: r.all_below("hash", "random table", "loss")
+    ),
+    "between the table of a trained router and that router no difference is seen": (
+        lambda r: not r.differ("table of a trained router", "learned", "loss")
+    ),
+    "between the table of a trained router and the hash no difference is seen": (
+        lambda r: not r.differ("table of a trained router", "hash", "loss")
+    ),
+    "every fixed table ends below the learned router, on average over the seeds": (
+        lambda r: (
+            max(
+                r.mean(table, "loss")
+                for table in ("hash", "random table", "table of a trained router")
+            )
+            < r.mean("learned", "loss")
+        )
+    ),
+    "without its balance loss the learned router ends higher with every seed": (
+        lambda r: r.all_below("learned", "learned, no balance", "loss")
+    ),
+}

@@ -52,6 +52,7 @@ def _batch_axis(axes: Axes, batches: Sequence[int]) -> None:
 def seeds_figure(named: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
     """A row per variant: a circle per seed, the mean as a bar, its standard deviation as a line."""
     figure, axes = one_panel(xlabel, "", 0.3 * len(named) + 0.7, WIDTH)
+    figure.set_dpi(85)  # many of these stand in one chapter
     line = {"fmt": "|", "color": COLORS[1], "markersize": 14, "capsize": 3}
     for row, (name, values) in enumerate(named.items()):
         reach = stdev(values) if len(values) > 1 else 0
