@@ -4,6 +4,7 @@ import importlib
 import re
 
 import pytest
+from conftest import ROOT
 from test_packaging import pins
 
 from moe_tutorial.cards import BEYOND, CARDS, CHECKED, Card
@@ -84,6 +85,12 @@ def test_the_date_and_the_version_are_those_of_the_pin():
     assert re.fullmatch(
         rf"\d{{4}}-\d\d-\d\d against transformers {pins()['transformers']}", CHECKED
     )
+
+
+def test_the_chapter_says_the_same_date_and_version():
+    text = (ROOT / "notebooks" / "15_routers.ipynb").read_text(encoding="utf-8")
+    date, version = CHECKED.split(" against transformers ")
+    assert f"checked on {date} against version {version}" in text
 
 
 def test_cards_are_at_least_fifteen_in_order_and_each_says_where_it_was_read():

@@ -280,6 +280,9 @@ def test_the_restoring_scale_restores_the_variance():
     assert (weights * outputs).sum(-1).std().item() == pytest.approx(1, abs=0.02)
     assert scale == restoring_scale(V3._replace(groups=1, group_best=1), 16, 4), "its own scale"
     assert restoring_scale(switches, 16, 1) == pytest.approx(1)
+    logits = torch.randn(4096, 16, generator=torch.Generator().manual_seed(3))
+    of_each = route_by(logits, 4, Switches()).weights.square().sum(-1).rsqrt()  # of a token
+    assert restoring_scale(Switches(), 16, 4, seed=3) == pytest.approx(of_each.mean().item())
 
 
 @pytest.mark.parametrize(("name", "digits"), [("Moonlight-16B-A3B", 5e-4), ("Kimi K2", 1e-3)])
@@ -297,6 +300,7 @@ def test_two_published_scales_are_the_restoring_ones(name, digits):
         (Switches(), 2, torch.zeros(12), "bias=False, and one is given"),
         (Switches(groups=5), 2, None, "num_experts=12 is not divisible by groups=5"),
         (Switches(groups=6, group_best=3), 2, None, "group_best=3 is not between 1 and 2"),
+        (Switches(groups=6, group_best=0), 2, None, "group_best=0 is not between 1 and 2"),
         (Switches(groups=6, kept_groups=2), 5, None, "top_k=5 is not between 1 and 4"),
         (Switches(), 13, None, "top_k=13 is not between 1 and 12"),
         (Switches(), 0, None, "top_k=0 is not between 1 and 12"),

@@ -23,7 +23,7 @@ def machines_figure(named: Mapping[str, Sequence[float]]) -> Figure:
     width = 0.8 / len(named)
     for i, (name, shares) in enumerate(named.items()):
         at = [1 + n + (i - (len(named) - 1) / 2) * width for n in range(len(shares))]
-        axes.bar(at, shares, width, color=COLORS[i], label=name)
+        axes.bar(at, shares, width, color=COLORS[(0, 1, 4)[i % 3]], label=name)
     axes.set_xticks(range(1, 1 + max(map(len, named.values()))))
     figure.legend(fontsize="small", loc="outside upper center", ncols=len(named))
     return figure
