@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from moe_tutorial.attention import CausalSelfAttention, KVCache
-from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.config import ModelConfig
 from moe_tutorial.moe import MoE, Routing, default_hidden_dim
 from moe_tutorial.rmsnorm import RMSNorm
@@ -97,12 +96,6 @@ class MoELanguageModel(nn.Module):
             x, routing = block(x, cos, sin, caches[i] if caches else None)
             routings.append(routing)
         return ModelOutput(self.head(self.norm(x)), routings)
-
-    def rebalance(self, routings: list[Routing]) -> None:
-        """After a training step: move the biases of the routers that have one. Chapter 11."""
-        for block, routing in zip(self.blocks, routings, strict=True):
-            if isinstance(block.moe.router, BiasedRouter):
-                block.moe.router.rebalance(routing)
 
     def new_caches(self, batch_size: int = 1) -> list[KVCache]:
         """Empty caches for `forward`, one per layer, on the model's device."""

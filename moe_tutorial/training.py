@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.batching import evaluation_batches, random_batch
 from moe_tutorial.config import TrainingConfig
 from moe_tutorial.model import ModelOutput, MoELanguageModel
@@ -187,7 +188,9 @@ def update(
         )
     optimizer.step()
     optimizer.zero_grad()
-    model.rebalance(routings)
+    for block, routing in zip(model.blocks, routings, strict=True):
+        if isinstance(block.moe.router, BiasedRouter):  # chapter 11
+            block.moe.router.rebalance(routing)
     torch.clear_autocast_cache()  # it holds rounded copies of the weights before this step
     state.step += 1
     load = torch.stack([expert_load(routing) for routing in routings]).cpu()  # (L, E)

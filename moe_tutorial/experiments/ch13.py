@@ -100,7 +100,7 @@ LAYERS = {  # E, K, D, F; the first three are too large for a cache, with the sa
 }
 
 
-def touched(variant: str, seed: int, quick: bool) -> Json:
+def time_layers(variant: str, seed: int, quick: bool) -> Json:
     """Milliseconds of processor time of one layer for B tokens at once, the least of all rounds."""
     num_experts, top_k, dim, hidden_dim = LAYERS[variant]
     dim, hidden_dim = (32, 32) if quick else (dim, hidden_dim)
@@ -122,7 +122,7 @@ def touched(variant: str, seed: int, quick: bool) -> Json:
 
 
 SETTINGS: Json = {"model": MODEL.model_dump(), "training": TRAINING.model_dump()}
-SETTINGS = rounded(SETTINGS | {"validation loss every": EVERY})
+SETTINGS = SETTINGS | {"validation loss every": EVERY}
 
 EXPERIMENTS = [
     Experiment(
@@ -174,7 +174,7 @@ EXPERIMENTS = [
         "touched",
         "what does a batch of tokens read, and how long does it take?",
         list(LAYERS),
-        touched,
+        time_layers,
         3,
         {"layers (E, K, D, F)": LAYERS, "batches": TOKENS},
         statements.TOUCHED,
