@@ -1,12 +1,23 @@
 """What chapter 11 says of its trainings, over the committed results; and that they run again."""
 
+import json
+
 import pytest
 import torch
 
 from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.batching import evaluation_batches
 from moe_tutorial.experiments import committed
-from moe_tutorial.experiments.base import MODEL, TRAINING, Results, run, texts, train_once
+from moe_tutorial.experiments.base import (
+    MODEL,
+    RESULTS,
+    TRAINING,
+    Results,
+    run,
+    same_settings,
+    texts,
+    train_once,
+)
 from moe_tutorial.experiments.ch11 import EXPERIMENTS, VARIANTS, held_out, listen, measure
 from moe_tutorial.moe import expert_load, load_summary
 
@@ -23,7 +34,11 @@ def test_a_sentence_of_the_chapter_holds(found, sentence):
     assert BALANCE.statements[sentence](found)
 
 
-def test_every_way_was_run_with_three_seeds(found):
+def test_every_way_was_run_with_three_seeds_and_these_settings(found):
+    data = json.loads((RESULTS / "balance.json").read_text(encoding="utf-8"))
+    assert same_settings(BALANCE, data)
+    other = {**data["settings"], "model": {**data["settings"]["model"], "dim": 64}}
+    assert not same_settings(BALANCE, {"settings": other})
     assert found.variants() == list(VARIANTS)
     for way in VARIANTS:
         assert found.of(way, "seed") == [0, 1, 2]

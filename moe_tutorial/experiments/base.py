@@ -152,6 +152,16 @@ def committed(name: str) -> Results:
     return Results(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["runs"])
 
 
+def same_settings(experiment: Experiment, data: Json) -> bool:
+    """Whether the runs in a file had these settings; a key newer than they has its default."""
+    found, wanted = data["settings"], json.loads(json.dumps(experiment.settings))
+    if "model" in wanted:
+        found, wanted = (
+            {**each, "model": ModelConfig.model_validate(each["model"])} for each in (found, wanted)
+        )
+    return found == wanted
+
+
 def run(
     experiment: Experiment, seeds: int, *, quick: bool = False, only: Sequence[str] = ()
 ) -> Json:
