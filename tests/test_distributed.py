@@ -298,7 +298,7 @@ MODELS = {
         update={"router": router, "shared_expert": shared, "load_balancing_loss_coef": 0.5}
     )
     for router, shared in (("softmax", False), ("sigmoid", True))
-}
+} | {balance: TINY.model_copy(update={"balance": balance}) for balance in ("bias", "quantile")}
 
 
 def fresh(model_config: ModelConfig, **settings: object) -> tuple[TrainingState, Config]:
