@@ -36,7 +36,7 @@ MODULES = {  # the file, its tests
     "command/run": ["run"],
     "config": ["config", "settings"],
     "command/cli": ["flags", "cli"],
-    "families": ["families"],
+    "families": ["families", "balance"],
 }
 SETTINGS = """
 [tool.mutmut]
