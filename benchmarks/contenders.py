@@ -74,6 +74,7 @@ class DenseLayer(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.network = SwiGLU(dim=dim, hidden_dim=hidden_dim)
+        self.router = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         ones = x.new_ones(x.shape[0] * x.shape[1], 1)  # (N, 1)

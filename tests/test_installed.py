@@ -18,6 +18,8 @@ from chapters import NOTEBOOKS, PRESENT
 from conftest import ROOT, TINY_RUN, environment
 from filelock import FileLock
 
+from moe_tutorial.experiments.base import RESULTS
+
 pytestmark = pytest.mark.slow
 
 QUICK = [item for item in TINY_RUN if "dataset" not in item]
@@ -79,7 +81,8 @@ def test_the_wheel_holds_every_module_and_one_copy_of_the_built_in_files(python)
         f"moe_tutorial/built_in/{name}"
         for name in ("config.hocon", "data/fables.txt", "data/passage.txt")
     }
-    assert sorted(names) == sorted(modules | built_in)
+    results = {f"moe_tutorial/experiments/results/{path.name}" for path in RESULTS.iterdir()}
+    assert sorted(names) == sorted(modules | built_in | results)
 
 
 def test_the_installed_library_is_the_one_of_the_wheel(python, tmp_path):
