@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moe_tutorial.moe import LoadSummary, Router, Routing, expert_load, load_summary
+from moe_tutorial.moe import Router, Routing, expert_load, load_summary
 from moe_tutorial.rmsnorm import widen
 
 Rule = Literal["bias", "quantile"]
@@ -100,7 +100,7 @@ class RouterHealth(NamedTuple):
 def router_health(routing: Routing) -> RouterHealth:
     """The load and the two entropies of one layer."""
     load, probs = expert_load(routing), routing.probs
-    summary: LoadSummary = load_summary(load)
+    summary = load_summary(load)
     per_token = torch.special.entr(probs).sum(dim=-1).mean().item()
     of_mean = torch.special.entr(probs.mean(dim=0)).sum().item()
     return RouterHealth(load, summary.max_over_mean - 1, summary.idle, per_token, of_mean)
