@@ -274,3 +274,12 @@ def test_a_router_with_a_bias_can_be_asked_too(ids):
         own = lib.read(model, ids).routings[0]
     assert own.experts.unique().tolist() == [0, 1]
     assert own.weights.unique().tolist() == [0.5]
+
+
+def test_what_is_known_already_is_not_added():
+    known, x = torch.arange(400) % 4, torch.arange(400) // 4 % 2  # independent of each other
+    both = 2 * known + x
+    assert lib.added_information(x, known, known) == pytest.approx(0, abs=1e-12)
+    assert lib.added_information(known, known, x) == pytest.approx(2)
+    assert lib.added_information(x, both, known) == pytest.approx(1)
+    assert lib.added_information(known, both, x) == pytest.approx(2)
