@@ -62,7 +62,7 @@ def overlap(p: Tensor, q: Tensor) -> float:
     return float(torch.minimum(p, q).sum())
 
 
-def draw(probs: Tensor, generator: torch.Generator | None = None) -> int:
+def draw_token(probs: Tensor, generator: torch.Generator | None = None) -> int:
     """One token of a distribution. Shapes: probs (V,)."""
     return int(torch.multinomial(probs, 1, generator=generator))
 
@@ -173,7 +173,7 @@ def propose(
     guesses, q = [], []
     for _ in range(number):
         q.append(rule(draft.probs([*text, *guesses]).log()))
-        guesses.append(draw(q[-1], generator))
+        guesses.append(draw_token(q[-1], generator))
     return guesses, q
 
 
@@ -190,8 +190,8 @@ def decide(
     """
     for i, token in enumerate(guesses):
         if not happens(accept_probability(p[i], q[i])[token].item(), generator):
-            return i, draw(rest(p[i], q[i]), generator), "corrected"
-    return len(guesses), draw(p[len(guesses)], generator), "drawn"
+            return i, draw_token(rest(p[i], q[i]), generator), "corrected"
+    return len(guesses), draw_token(p[len(guesses)], generator), "drawn"
 
 
 def speculate(
