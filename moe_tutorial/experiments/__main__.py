@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_tutorial.experiments.base import RESULTS, Experiment, Results, committed, run
 
-MODULES = ("ch11", "ch12", "ch13")
+MODULES = ("ch11", "ch12", "ch13", "ch16")
 
 
 def experiments() -> dict[str, Experiment]:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = experiments()
     parser = argparse.ArgumentParser(
         prog="python -m moe_tutorial.experiments",
-        description="Train what the chapters 11 to 13 show, from nothing, and check what they say.",
+        description="Train what chapters 11 to 13 and 16 show, from nothing; check what they say.",
         epilog="; ".join(f"{one.name}: {one.question}" for one in found.values()),
     )
     parser.add_argument("name", choices=[*found, "all"], help="which; all takes hours")
