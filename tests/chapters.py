@@ -35,6 +35,7 @@ CHAPTERS = {
     "13_does_it_pay": ("cost",),
     "14_many_devices": ("parallel",),
     "15_routers": ("cards", "routers"),
+    "16_speculation": ("speculation",),
 }
 PRESENT = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
 MACHINERY = {"exercise", "check", "solution"}

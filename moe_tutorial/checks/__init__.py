@@ -44,3 +44,4 @@ from moe_tutorial.checks.ch15 import (
     check_repaired_choice,
     check_switches_from,
 )
+from moe_tutorial.checks.ch16 import check_accepts, check_repaired_guess, check_rest_of_rows

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from moe_tutorial.experiments import ch16_statements as statements
-from moe_tutorial.experiments.ask import ASKED
-from moe_tutorial.experiments.base import MODEL, Experiment, Json, rounded, texts, train_once
+from moe_tutorial.experiments.ask import specialists
+from moe_tutorial.experiments.base import MODEL, TRAINING, Experiment, Json, rounded, train_once
 from moe_tutorial.experiments.ch16_drafts import ModelDraft, first_layers
 from moe_tutorial.model import ModelOutput, MoELanguageModel
 from moe_tutorial.sampling import generate, next_token_probs
@@ -20,25 +20,28 @@ from moe_tutorial.speculation import CountedDraft, Draft, SpeculatedToken, overl
 
 SMALL = {"dim": 48, "num_layers": 1, "num_experts": 1, "top_k": 1, "hidden_dim": 96}
 ORDERS = (2, 3, 4, 5, 6)
-TEMPERATURES = (1.0, 0.8, 0.6)
-TEMPERATURE = 0.8  # of the texts
+USUAL = "counts of 5"
+SHORT = TRAINING.model_copy(update={"max_steps": 300})  # training of the smaller model
+TEMPERATURE = 0.8
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)  # of the draft
-CHARACTERS = 600  # of each text
+SOME = (2, 4, 8)  # of drafts that are only compared
+CHARACTERS = 240  # of each text
+HELD_OUT = 256  # characters on which the overlap is measured
 TOKENS = (1, 2, 3, 4, 5, 7, 9, 13)  # of one pass
 READ = 64  # tokens in the cache before a timed pass
+RULE = partial(next_token_probs, temperature=TEMPERATURE)
 
 
-def acceptance(model: MoELanguageModel, draft: Draft, ids: Tensor) -> Json:
-    """Mean overlap on a text at each temperature, and how often the best guesses agree."""
-    length, found = model.config.max_seq_len, {t: [] for t in (*TEMPERATURES, 0.0)}
-    for window in ids.split(length):
+def acceptance(model: MoELanguageModel, draft: Draft, ids: Tensor) -> float:
+    """Mean overlap on a text."""
+    found = []
+    for window in ids.split(model.config.max_seq_len):
         with torch.inference_mode():
             rows = model(window[None]).logits[0]
         for i, row in enumerate(rows):
             guess = draft.probs(window[: i + 1].tolist()).log()
-            for t, values in found.items():
-                values.append(overlap(next_token_probs(row, t), next_token_probs(guess, t)))
-    return {str(t): mean(values) for t, values in found.items()}
+            found.append(overlap(RULE(row), RULE(guess)))
+    return mean(found)
 
 
 class Pass(NamedTuple):
@@ -135,92 +138,71 @@ def speeds(model: MoELanguageModel, draft: Draft, prompt: Tensor, number: int) -
         list(speculate(model, prompt, draft, draft_length=length, generator=generator, **options))
 
     return {
-        "plain": least(plain, 3) / number,
-        "drafted": [least(partial(drafted, length), 3) / number for length in LENGTHS],
+        "plain": least(plain, 1) / number,
+        "drafted": [least(partial(drafted, length), 1) / number for length in LENGTHS],
     }
 
 
 def drafts(variant: str, seed: int, quick: bool) -> Json:
-    """Train a model and a smaller one, then let every draft guess for the model."""
-    ids, V = texts(), texts().tokenizer.vocab_size
-    model = train_once(ids, seed, training=ASKED, quick=quick).model
-    small = train_once(
-        ids, seed, model=MODEL.model_copy(update=SMALL), training=ASKED, quick=quick
-    ).model
+    """Let every draft guess for the model of chapter 12; the seed draws texts and a small model."""
+    model, ids = specialists()
+    V, changes = ids.tokenizer.vocab_size, MODEL.model_copy(update=SMALL)
+    small = train_once(ids, seed, model=changes, training=SHORT, quick=quick).model
     by_name: dict[str, Draft] = {
         f"counts of {order}": CountedDraft.count(ids.train, V, order) for order in ORDERS
     }
     by_name |= {"smaller model": ModelDraft(small), "one layer": ModelDraft(first_layers(model, 1))}
-    held_out, prompt = ids.validation[: 100 if quick else 1920], ids.validation[:20]
-    number = 40 if quick else CHARACTERS
-    context = ids.validation[: READ + 1].tolist()
+    text = ids.validation[5000 * seed : 5000 * seed + (64 if quick else HELD_OUT)]
+    number, rounds = (40, 2) if quick else (CHARACTERS, 40)
     found: Json = {
         name: {
-            "acceptance": acceptance(model, draft, held_out),
-            "written": [written(model, draft, prompt, length, number) for length in LENGTHS],
+            "acceptance": acceptance(model, draft, text),
+            "written": {
+                str(length): written(model, draft, text[:20], length, number)
+                for length in (LENGTHS if name == USUAL else SOME)
+            },
         }
         for name, draft in by_name.items()
     }
-    with torch.inference_mode():
-        found["pass"] = pass_times(model, 3 if quick else 60)
-    found["guess"] = {  # of characters that it has not yet seen behind this text
-        name: least(partial(guess, draft, context, ids.train), 3 if quick else 60)
+    context = text[: READ + 1].tolist()
+    found["guess"] = {
+        name: least(partial(guess, unused(draft), context), rounds)
         for name, draft in by_name.items()
     }
-    return rounded(found | speeds(model, by_name["counts of 5"], prompt, 20 if quick else 300))
-
-
-def guess(draft: Draft, context: list[int], ids: Tensor) -> None:
-    """One guess behind a text whose last token differs from call to call."""
-    place = torch.randint(len(ids) - 5, ())
-    draft.probs([*context, *ids[place : place + 5].tolist()][: len(context) + 1])
-
-
-LARGE = {"dim": 512, "num_layers": 4, "num_heads": 8, "num_experts": 32, "hidden_dim": 512}
-DENSE = {"num_experts": 1, "top_k": 1}
-SIZES: dict[str, Json] = {
-    "small, mixture": {},
-    "small, dense, active size": {**DENSE, "hidden_dim": 192},
-    "small, dense, total size": {**DENSE, "hidden_dim": 768},
-    "large, mixture": LARGE,
-    "large, dense, active size": {**LARGE, **DENSE, "hidden_dim": 1024},
-    "large, dense, total size": {**LARGE, **DENSE, "hidden_dim": 16384},
-}
-
-
-def pass_time(variant: str, seed: int, quick: bool) -> Json:
-    """What a pass costs for several characters at once: a fresh mixture and its dense twins."""
-    changes = SIZES[variant] | ({"dim": 32, "hidden_dim": 32} if quick else {})
-    torch.manual_seed(seed)
-    model = MoELanguageModel(MODEL.model_copy(update=changes), 61).eval()
     with torch.inference_mode():
-        return rounded({"milliseconds": pass_times(model, 3 if quick else 40)})
+        found["pass"] = pass_times(model, rounds)
+    return rounded(found | speeds(model, by_name[USUAL], text[:20], 20 if quick else 120))
+
+
+def unused(draft: Draft) -> Draft:
+    """The same counts, of which no probability is remembered yet."""
+    if isinstance(draft, CountedDraft):
+        return CountedDraft(draft.keys, draft.counts, draft.vocab_size)
+    return draft
+
+
+def guess(draft: Draft, context: list[int]) -> None:
+    """One guess behind a text whose last token is another in every call."""
+    context[-1] = (context[-1] + 1) % 61
+    draft.probs(context)
 
 
 EXPERIMENTS = [
     Experiment(
         "drafts",
         "how many guesses of which draft are accepted, and how long should a draft be?",
-        ["trained"],
+        ["chapter 12"],
         drafts,
         3,
         {
-            "model": MODEL.model_dump(),
-            "training": ASKED.model_dump(),
             "smaller model": SMALL,
+            "its training": SHORT.model_dump(),
+            "temperature": TEMPERATURE,
             "lengths": LENGTHS,
             "characters": CHARACTERS,
+            "held out": HELD_OUT,
             "tokens of a timed pass": TOKENS,
         },
         statements.DRAFTS,
-    ),
-    Experiment(
-        "pass_time",
-        "what does a pass for several characters cost a mixture and its dense twins?",
-        list(SIZES),
-        pass_time,
-        3,
-        {"sizes": SIZES, "tokens": TOKENS, "tokens before them": READ},
-        statements.PASS_TIME,
     ),
 ]

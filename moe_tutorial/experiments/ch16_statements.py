@@ -6,4 +6,3 @@ from moe_tutorial.experiments.base import Results
 
 Statements = dict[str, Callable[[Results], bool]]
 DRAFTS: Statements = {}
-PASS_TIME: Statements = {}

@@ -43,4 +43,11 @@ from moe_tutorial.plots.ch13 import (
 )
 from moe_tutorial.plots.ch14 import fabric_figure, rows_figure, traffic_figure, work_figure
 from moe_tutorial.plots.ch15 import cards_figure, machines_figure, scale_figure, score_figure
+from moe_tutorial.plots.ch16 import (
+    gain_figure,
+    length_figure,
+    origin_html,
+    parts_figure,
+    pass_figure,
+)
 from moe_tutorial.plots.history import history_figure, smooth

@@ -9,4 +9,5 @@ from moe_tutorial.widgets.ch09 import sampling_slider
 from moe_tutorial.widgets.ch11 import drift_slider
 from moe_tutorial.widgets.ch12 import expert_surgery, training_strip
 from moe_tutorial.widgets.ch13 import touched_slider
+from moe_tutorial.widgets.ch16 import gain_slider
 from moe_tutorial.widgets.playground import playground
