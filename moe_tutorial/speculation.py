@@ -218,21 +218,21 @@ def speculate(
         raise ValueError(f"draft_length={draft_length} must be 0 (no draft) or more")
     rule = partial(next_token_probs, temperature=temperature, top_k=top_k, top_p=top_p)
     reader, text, left = CheckingReader(model), prompt.tolist(), max_new_tokens
-    unread, unread_record = list(text), None
-    while left or unread_record:
+    unread, last = list(text), None
+    while left or last:
         tokens = reader.slide(unread)
-        number = max(0, min(draft_length, left - 1, reader.room))
-        guesses, q = propose(draft, text, number, rule, generator)
+        most = min(draft_length, left - 1, reader.room)
+        guesses, q = propose(draft, text, most, rule, generator)
         logits, experts = reader.check(tokens, guesses)
-        if unread_record:
-            yield unread_record._replace(experts=experts[0])
+        if last:
+            yield last._replace(experts=experts[0])
         if not left:
             return
         p = [rule(row) for row in logits.float().cpu()]
         accepted, token, how = decide(guesses, p, q, generator)
-        for i in range(accepted):
-            yield SpeculatedToken(guesses[i], p[i], experts[i + 1], "accepted")
+        records = zip(guesses[:accepted], p, experts[1:], strict=False)
+        yield from (SpeculatedToken(*record, "accepted") for record in records)
         reader.forget(len(guesses) - accepted)
         text += [*guesses[:accepted], token]
-        unread, unread_record = [token], SpeculatedToken(token, p[accepted], experts[0], how)
+        unread, last = [token], SpeculatedToken(token, p[accepted], experts[0], how)
         left -= accepted + 1

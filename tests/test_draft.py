@@ -187,7 +187,7 @@ GOOD = {f"keys.{n}": torch.arange(3) for n in (1, 2)} | {
         {"counts.1": torch.ones(3)},
         {"counts.1": torch.tensor([1, 0, 1])},
         {"counts.1": torch.ones(2, dtype=torch.int64)},
-        {"keys.1": torch.zeros(0, dtype=torch.int64), "counts.1": torch.zeros(0, dtype=torch.int64)},
+        {"keys.1": torch.arange(0), "counts.1": torch.arange(0)},
         {"keys.1": torch.arange(3)[None], "counts.1": torch.ones(1, 3, dtype=torch.int64)},
         {"keys.2": None},
         {"keys.1": None, "counts.1": None},
