@@ -190,6 +190,7 @@ ROUTER_SHAKESPEARE: Statements = {
         lambda r: not r.differ("learned, Shakespeare", "frozen, Shakespeare", "loss")
     ),
 }
+ROUTER_LONG: Statements = {}
 ROUTER_WHY: Statements = {
     "the even hash ends below the random table with every seed": (
         lambda r: r.all_below("hash", "random table", "loss")
