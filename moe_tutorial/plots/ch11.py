@@ -7,26 +7,42 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side
-from moe_tutorial.plots.history import busiest_curves, smooth
+from moe_tutorial.plots.history import busiest_curves, load_map, smooth
 
 Band = Sequence[Sequence[float]]  # one curve per seed
 
 
-def health_figure(load: Tensor, steps: Sequence[int], loads: Tensor | None) -> Figure:
-    """A dashboard: the load of every layer now, and the busiest expert over the training.
+def health_figure(
+    load: Tensor,
+    steps: Sequence[int] = (),
+    loads: Tensor | None = None,
+    entropies: Tensor | None = None,
+) -> Figure:
+    """A dashboard: the load of every layer now, and how it and the entropies came there.
 
-    Shapes: load (L, E); loads (S, L, E) at the steps, None without a record.
+    Shapes: load (L, E); loads (S, L, E) and entropies (S, L, 2), per token and of the mean, at the
+    steps; None without a record.
     """
-    titles = ("Load now", "Busiest expert, mean of 50 steps")[: 1 if loads is None else 2]
-    figure, (now, *more) = side_by_side(titles, height=3.4, width=5.5 * len(titles), sharey=False)
-    image = now.imshow(load.numpy(), cmap="cividis", vmin=0, aspect="auto")
-    now.set(xlabel="expert", ylabel="layer", xticks=range(load.shape[1]))
-    now.set_yticks(range(load.shape[0]), range(1, load.shape[0] + 1))
-    figure.colorbar(image, ax=now, label="share of assignments")
-    for then in more:
-        busiest_curves(then, steps, loads)
-        then.set(xlabel="step", ylabel="share / mean share (1 = even)")
-        then.legend(fontsize="small")
+    titles = ["Load now"]
+    titles += [] if loads is None else ["Busiest expert, mean of 50 steps"]
+    titles += [] if entropies is None else ["Entropies, mean of 50 steps"]
+    figure, panels = side_by_side(titles, height=3.4, width=5 * len(titles), sharey=False)
+    load_map(figure, panels[0], load)
+    if loads is not None:
+        busiest_curves(panels[1], steps, loads)
+        panels[1].set(xlabel="step", ylabel="share / mean share (1 = even)")
+        panels[1].legend(fontsize="small")
+    if entropies is not None:
+        for layer, pair in enumerate(entropies.unbind(dim=1)):  # (S, 2)
+            for which, line in ((0, "-"), (1, "--")):
+                kind = ("per token", "of the mean")[which]
+                panels[-1].plot(
+                    steps, smooth(pair[:, which], 50), line, color=COLORS[layer % len(COLORS)],
+                    label=f"layer {layer + 1}, {kind}", linewidth=1.2,
+                )  # fmt: skip
+        panels[-1].set(xlabel="step", ylabel="nats")
+        panels[-1].set_ylim(0, None)
+        panels[-1].legend(fontsize="small")
     return figure
 
 
