@@ -65,19 +65,24 @@ def drift_figure(named: Mapping[str, Sequence[float]], width: int = 20) -> Figur
 
 
 def tradeoff_figure(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """The load against the loss, a mark per way to balance, with its spread over the seeds.
+    """The load against the loss, a mark per kind of balance, its number beside it.
 
-    points: name -> max violation and held-out loss, one of each per seed.
+    points: "kind number" -> max violation and held-out loss, one of each per seed; the lines reach
+    from the smallest to the largest.
     """
     figure, axes = one_panel(
         "max violation on the held-out text, mean of the layers", "held-out loss, nats", 4
     )
-    for i, (name, (x, y)) in enumerate(points.items()):
-        middle = sum(x) / len(x), sum(y) / len(y)
+    kinds = list(dict.fromkeys(name.partition(" ")[0] for name in points))
+    for name, (x, y) in points.items():
+        kind, _, number = name.partition(" ")
+        i, middle = kinds.index(kind), (sum(x) / len(x), sum(y) / len(y))
         axes.errorbar(
-            *middle, xerr=_reach(x, middle[0]), yerr=_reach(y, middle[1]),
-            fmt="osD^v<>pP*Xhd"[i % 13], color=COLORS[i % len(COLORS)], label=name, capsize=2,
+            *middle, xerr=_reach(x, middle[0]), yerr=_reach(y, middle[1]), fmt="osD^vX*P"[i % 8],
+            color=COLORS[i % len(COLORS)], elinewidth=0.6,
+            label=None if kind in axes.get_legend_handles_labels()[1] else kind,
         )  # fmt: skip
+        axes.annotate(number, middle, (5, 4), textcoords="offset points", fontsize="small")
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(0, None)
     figure.legend(fontsize="small", loc="outside right upper")
