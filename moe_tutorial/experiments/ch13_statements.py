@@ -14,6 +14,12 @@ def at_step(results: Results, variant: str, step: int) -> list[float]:
     return [dict(map(tuple, points))[step] for points in results.of(variant, "curve")]
 
 
+def leads(results: Results, step: int) -> list[float]:
+    """How far the hash is below the learned router in the long trainings, one per seed."""
+    hashed, learned = (at_step(results, router, step) for router in TWICE)
+    return [high - low for low, high in zip(hashed, learned, strict=True)]
+
+
 def least(results: Results, variant: str) -> list[float]:
     """The least time of all processes, per number of tokens."""
     return [min(times) for times in zip(*results.of(variant, "milliseconds"), strict=True)]
@@ -190,7 +196,20 @@ ROUTER_SHAKESPEARE: Statements = {
         lambda r: not r.differ("learned, Shakespeare", "frozen, Shakespeare", "loss")
     ),
 }
-ROUTER_LONG: Statements = {}
+TWICE = tuple(f"{router}, twice as long" for router in ("hash", "learned"))
+ROUTER_LONG: Statements = {
+    "after 2,000 steps no difference is seen between the hash and the learned router": (
+        lambda r: not r.differ(*TWICE, "loss")
+    ),
+    "with every seed the hash leads after 100 steps, and by less or not at all at the end": (
+        lambda r: all(
+            at_100 > max(0, end) for at_100, end in zip(leads(r, 100), leads(r, 2000), strict=True)
+        )
+    ),
+    "twice as many steps lower both losses below 1.21": (
+        lambda r: max(loss for router in TWICE for loss in r.of(router, "loss")) < 1.21
+    ),
+}
 ROUTER_WHY: Statements = {
     "the even hash ends below the random table with every seed": (
         lambda r: r.all_below("hash", "random table", "loss")
