@@ -1,5 +1,7 @@
 """The translation alone, without transformers: nothing is lost, doubled or changed."""
 
+import importlib
+import inspect
 import json
 
 import pytest
@@ -356,3 +358,39 @@ def test_a_combination_that_is_not_exported_lists_what_is():
         "balance=bias with shared_expert=true as Glm4MoeForCausalLM; router_score=sigmoid with "
         "balance=bias with shared_expert=false as MiMoV2FlashForCausalLM"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "module", "sizes", "part"),
+    [
+        ("deepseek_v3", "Attention", {"kv_lora_rank": 8}, "kv_a_layernorm.weight"),
+        ("deepseek_v2", "Attention", {"kv_lora_rank": 8}, "kv_a_layernorm.weight"),
+        ("olmoe", "Attention", {}, "q_norm.weight"),
+        ("flex_olmo", "Attention", {}, "q_norm.weight"),
+        ("qwen3_moe", "Attention", {}, "q_norm.weight"),
+        ("mellum", "Attention", {}, "q_norm.weight"),
+        ("qwen2_moe", "SparseMoeBlock", {"shared_expert_intermediate_size": 0},
+         "shared_expert_gate.weight"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_the_families_that_are_said_not_to_fit_have_the_part_that_does_not(
+    file, module, sizes, part
+):
+    modeling = importlib.import_module(f"transformers.models.{file}.modeling_{file}")
+    prefix = next(n for n in dir(modeling) if n.endswith("ForCausalLM")).removesuffix("ForCausalLM")
+    found = getattr(modeling, f"{prefix}{module}")
+    config = getattr(modeling, f"{prefix}ForCausalLM").config_class(hidden_size=64, **sizes)
+    with torch.device("meta"):
+        layer = found(config, 0) if module == "Attention" else found(config)
+    assert part in dict(layer.named_parameters())
+
+
+@pytest.mark.slow
+def test_jamba_rotates_nothing():
+    from transformers.models.jamba.modeling_jamba import JambaAttention
+    from transformers.models.mixtral.modeling_mixtral import MixtralAttention
+
+    assert "rotary" in inspect.getsource(MixtralAttention.forward)
+    assert "rotary" not in inspect.getsource(JambaAttention.forward)
