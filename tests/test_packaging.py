@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 # The root of the library, in the order in which it is read: the course and what it stands on.
 COURSE = (
     "config", "device", "trust", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention",
-    "moe", "balance", "routers", "cards", "model", "training", "checkpoint", "sampling", "families",
-    "hugging_face", "analysis", "cost", "parallel",
+    "moe", "balance", "routers", "cards", "model", "training", "checkpoint", "sampling", "layouts",
+    "families", "translation", "hugging_face", "analysis", "cost", "parallel",
 )  # fmt: skip
 # The rooms beside it, and which rooms each may use; all may use the course.
 ROOMS = {
