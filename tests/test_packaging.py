@@ -43,6 +43,13 @@ def test_every_pin_is_exact_and_inside_the_range_of_pyproject():
         assert {s.operator for s in requirement.specifier} == {">=", "<"}, requirement
 
 
+def test_what_shows_slides_is_pinned_and_no_learner_needs_it():
+    slides = [Requirement(r) for r in PROJECT["optional-dependencies"]["slides"]]
+    assert "jupyterlab-slideshow" in {r.name for r in slides}
+    assert not {r.name for r in slides} & set(pins())
+    assert all(str(r.specifier).startswith("==") for r in slides)
+
+
 def test_requirements_end_with_this_repository():
     assert (ROOT / "requirements.txt").read_text(encoding="utf-8").endswith("\n-e .\n")
 
