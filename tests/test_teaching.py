@@ -1,5 +1,6 @@
 """What a teacher holds in hand agrees with the notebooks: pages, guide, handout, citation."""
 
+import functools
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
-from chapters import PRESENT, cells, code
+from chapters import NOTEBOOKS, PRESENT, Cell, read
 from conftest import ROOT
 
 import moe_tutorial
@@ -25,12 +26,22 @@ TEMPLATE = [
 ]  # fmt: skip
 GUIDE = [
     "For whom", "How to use a page", "Set-up session",
-    "A lecture of 90 minutes, with a demonstration", "A workshop of two days", "A course of eight weeks", "Minutes", "In groups", "Language models",
-    "Survey before", "Survey after", "Report back", "Sources",
+    "A lecture of 90 minutes, with a demonstration", "A workshop of two days",
+    "A course of eight weeks", "Minutes", "In groups", "Language models", "Survey before",
+    "Survey after", "Report back", "Sources",
 ]  # fmt: skip
 NOT_TAUGHT = {"Objectives", "Before you start", "Build it", "Exercises", "Summary", "Next"}
 FREE = ("break", "lunch", "doors open")
 every_page = pytest.mark.parametrize("chapter", PRESENT)
+
+
+@functools.cache
+def cells(chapter: str) -> list[Cell]:
+    return read(NOTEBOOKS / f"{chapter}.ipynb")
+
+
+def code(chapter: str) -> list[Cell]:
+    return [cell for cell in cells(chapter) if cell.kind == "code"]
 
 
 def sections(text: str) -> dict[str, str]:
@@ -45,6 +56,7 @@ def page(chapter: str) -> str:
     return (TEACHING / f"{chapter}.md").read_text(encoding="utf-8")
 
 
+@functools.cache
 def markdown(chapter: str) -> str:
     text = "\n".join(cell.source for cell in cells(chapter) if cell.kind == "markdown")
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
