@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 COURSE = (
     "config", "device", "trust", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention",
     "moe", "balance", "routers", "cards", "model", "training", "checkpoint", "sampling", "layouts",
-    "families", "translation", "hugging_face", "analysis", "cost", "parallel",
+    "families", "translation", "hugging_face", "analysis", "cost", "parallel", "speculation",
 )  # fmt: skip
 # The rooms beside it, and which rooms each may use; all may use the course.
 ROOMS = {

@@ -29,6 +29,7 @@ MODULES = {  # the file, its tests
     "model": ["model", "balance"],
     "training": ["training", "balance"],
     "sampling": ["sampling"],
+    "speculation": ["speculation"],
     "tokenizer": ["tokenizer"],
     "batching": ["batching"],
     "corpus": ["corpus"],

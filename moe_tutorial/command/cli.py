@@ -132,6 +132,8 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--temperature", metavar="T", type=float, help="0 is greedy")
     generate.add_argument("--top-k", metavar="K", type=int, help="keep the K best tokens")
     generate.add_argument("--top-p", metavar="P", type=float, help="keep probability P of the best")
+    draft = "guess N characters by counting, check them at once; 0: off"
+    generate.add_argument("--draft", metavar="N", type=int, dest="draft_length", help=draft)
     generate.add_argument("--seed", metavar="S", type=_seed, help="default: that of the training")
 
 
