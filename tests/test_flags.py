@@ -123,12 +123,14 @@ def test_wrong_flags_are_wrong_use(capsys, arguments, words):
 DEBUG = "--debug show the traceback of an error"
 HELP = {
     (): [
-        "usage: python -m moe_tutorial [-h] train | generate | inspect | export | import ...",
+        "usage: python -m moe_tutorial [-h] train | generate | inspect | doctor | export | import "
+        "...",
         "Train a small Mixture-of-Experts character model and generate text with it. Without a "
         "command: train.",
         "train train a model, save it, print a sample",
         "generate generate text with a trained model",
         "inspect is the router alive? loads and a picture",
+        "doctor can this machine run the course? takes seconds",
         "export write a model as Hugging Face's transformers read it",
         "import the way back: write a run folder",
     ],
