@@ -27,7 +27,8 @@ Rule = Callable[[Tensor], Tensor]  # logits (V,) -> probabilities (V,): temperat
 class Draft(Protocol):
     """Whatever guesses the next token: probabilities (V,) after the ids of a text.
 
-    Nothing but their sum of 1 is asked of them; how good they are decides on the speed alone.
+    `speculate` asks with the window that the model reads and the guesses behind it. How good the
+    probabilities are decides on the speed alone.
     """
 
     def probs(self, context: Sequence[int]) -> Tensor: ...
@@ -211,8 +212,7 @@ def speculate(
 ) -> Iterator[SpeculatedToken]:
     """`generate`, but each pass of the model checks up to draft_length guesses of a draft.
 
-    Each token has the distribution that `generate` draws it from; a seed gives another text. The
-    draft is asked with the window that the model reads.
+    Each token has the distribution that `generate` draws it from; a seed gives another text.
     Shapes: prompt (T,) int64. Raises: as `generate`; ValueError if draft_length is below 0.
     """
     check_sampling(temperature, top_k, top_p)
