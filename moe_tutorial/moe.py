@@ -15,7 +15,7 @@ from moe_tutorial.rmsnorm import widen
 
 RouterKind = Literal["softmax", "sigmoid"]
 Experts = Sequence[Callable[[Tensor], Tensor]]  # each (n, D) -> (n, D)
-FEW = 4  # tokens up to which sending every row alone was faster than sorting them
+FEW = 2  # tokens up to which sending every row alone was faster than sorting them
 
 
 def default_hidden_dim(dim: int) -> int:
