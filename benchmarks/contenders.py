@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from benchmarks.timing import cpu_seconds
 from moe_tutorial.batching import random_batch
 from moe_tutorial.config import ModelConfig, TrainingConfig
-from moe_tutorial.families import architecture_settings, to_hugging_face
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import Routing, SwiGLU, default_hidden_dim
 from moe_tutorial.training import BETAS, start_training, train
+from moe_tutorial.translation import architecture_settings, to_hugging_face
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -107,13 +107,13 @@ def their_config(config: ModelConfig) -> PreTrainedConfig:
     return AutoConfig.for_model(**settings)
 
 
-def hugging_face(config: ModelConfig) -> PreTrainedModel:
-    """transformers' class for this architecture with the weights of `ours`; checked to agree."""
+def hugging_face(config: ModelConfig, model: MoELanguageModel | None = None) -> PreTrainedModel:
+    """transformers' class with the weights of the model, or of `ours`; checked to agree."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = ours(config).eval()
+    model = (model or ours(config)).eval()
     with TemporaryDirectory() as folder:  # only from_pretrained renames and joins the tensors
         their_config(config).save_pretrained(folder)
         weights = to_hugging_face(model.state_dict(), config)

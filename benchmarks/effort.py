@@ -17,6 +17,7 @@ class Effort(NamedTuple):
     layer_tokens: tuple[int, ...]  # N of the layer benchmark
     new_tokens: int  # characters to generate
     generation_rounds: int
+    draft_steps: int  # of training, before a draft is of use
     budgets: tuple[float, ...]  # CPU seconds of training
     seeds: int  # trainings of each contender per budget
     starts: int  # new processes per import
@@ -24,12 +25,12 @@ class Effort(NamedTuple):
 
 
 EFFORTS = {
-    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, (0.3,), 1, 1, ("S",)),
+    "tiny": Effort("tiny", TINY_SETUPS, 1, 0.0, (6, 12), 6, 1, 3, (0.3,), 1, 1, ("S",)),
     "quick": Effort(
-        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, (20,), 1, 3, ("S", "M")
+        "quick", SETUPS, 5, 0.1, (64, 1024, 2048, 16384), 256, 2, 100, (20,), 1, 3, ("S", "M")
     ),
     "full": Effort(
-        "full", SETUPS, 15, 0.3, (64, 1024, 2048, 16384), 256, 7,
+        "full", SETUPS, 15, 0.3, (64, 1024, 2048, 16384), 256, 7, 600,
         (60, 180, 600), 3, 9, ("S", "M"),
     ),
 }  # fmt: skip

@@ -93,10 +93,10 @@ class CausalSelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None = None) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        q = apply_rope(self.split_heads(q), cos, sin)  # (B, H, T, Dh)
-        k = apply_rope(self.split_heads(k), cos, sin)  # (B, H, T, Dh)
-        v = self.split_heads(v)  # (B, H, T, Dh)
+        heads = self.split_heads(self.qkv(x))  # (B, 3*H, T, Dh), of q, then k, then v
+        rotated = apply_rope(heads[:, : 2 * self.num_heads], cos, sin)  # (B, 2*H, T, Dh)
+        q, k = rotated.chunk(2, dim=1)
+        v = heads[:, 2 * self.num_heads :]  # (B, H, T, Dh)
         new, past = x.shape[1], 0 if cache is None else cache.length
         # A single new position sees everything, so generation needs no mask.
         mask = causal_mask(new, past + new, x.device) if past and new > 1 else None
@@ -107,5 +107,5 @@ class CausalSelfAttention(nn.Module):
         return self.dropout(self.out(y))
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """Split every vector into one piece per head. Shapes: (B, T, D) -> (B, H, T, Dh)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        """Split every vector into pieces of Dh numbers. Shapes: (B, T, n * Dh) -> (B, n, T, Dh)."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -52,7 +52,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
             f"{tuple(x.shape[-2:])} as in x; take the rows of the positions of x"
         )
     first, second = x.chunk(2, dim=-1)
-    partner = torch.cat((second, first), dim=-1)  # (B, H, T, Dh)
+    partner = torch.cat((second, first), dim=-1)  # the shape of x
     return x * cos + partner * sin
 
 

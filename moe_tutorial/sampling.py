@@ -31,8 +31,9 @@ def next_token_probs(
         raise ValueError(f"the largest of the logits is {logits.max()}; the model is damaged")
     if temperature == 0:
         return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
-    # Subtracting the largest logit first changes nothing but keeps tiny temperatures finite.
-    probs = ((logits - logits.max()) / temperature).softmax(dim=-1)
+    probs = ((logits - logits.max()) / temperature).softmax(dim=-1)  # less the largest: finite
+    if top_k is None and top_p in (None, 1):
+        return probs
     probs, order = probs.sort(descending=True, stable=True)
     if top_k is not None:
         probs[top_k:] = 0

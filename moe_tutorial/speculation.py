@@ -25,7 +25,11 @@ Rule = Callable[[Tensor], Tensor]  # logits (V,) -> probabilities (V,): temperat
 
 
 class Draft(Protocol):
-    """Whatever guesses the next token: probabilities (V,) after the ids of a text."""
+    """Whatever guesses the next token: probabilities (V,) after the ids of a text.
+
+    `speculate` asks with the window that the model reads and the guesses behind it. How good the
+    probabilities are decides on the speed alone.
+    """
 
     def probs(self, context: Sequence[int]) -> Tensor: ...
 
@@ -208,8 +212,7 @@ def speculate(
 ) -> Iterator[SpeculatedToken]:
     """`generate`, but each pass of the model checks up to draft_length guesses of a draft.
 
-    Every token has the distribution from which `generate` draws it; the same seed gives another
-    text. A token is yielded once it has been read: a corrected or drawn one with the next pass.
+    Each token has the distribution that `generate` draws it from; a seed gives another text.
     Shapes: prompt (T,) int64. Raises: as `generate`; ValueError if draft_length is below 0.
     """
     check_sampling(temperature, top_k, top_p)
@@ -217,22 +220,21 @@ def speculate(
     if draft_length < 0:
         raise ValueError(f"draft_length={draft_length} must be 0 (no draft) or more")
     rule = partial(next_token_probs, temperature=temperature, top_k=top_k, top_p=top_p)
-    reader, text, left = CheckingReader(model), prompt.tolist(), max_new_tokens
-    unread, unread_record = list(text), None
-    while left or unread_record:
+    reader, unread = CheckingReader(model), prompt.tolist()
+    left, last = max_new_tokens, None
+    while left or last:
         tokens = reader.slide(unread)
-        number = max(0, min(draft_length, left - 1, reader.room))
-        guesses, q = propose(draft, text, number, rule, generator)
+        most = min(draft_length, left - 1, reader.room)  # 0 and below: no guess
+        guesses, q = propose(draft, reader.window, most, rule, generator)
         logits, experts = reader.check(tokens, guesses)
-        if unread_record:
-            yield unread_record._replace(experts=experts[0])
+        if last:  # it has been read only now
+            yield last._replace(experts=experts[0])
         if not left:
             return
         p = [rule(row) for row in logits.float().cpu()]
         accepted, token, how = decide(guesses, p, q, generator)
-        for i in range(accepted):
-            yield SpeculatedToken(guesses[i], p[i], experts[i + 1], "accepted")
+        records = zip(guesses[:accepted], p, experts[1:], strict=False)
+        yield from (SpeculatedToken(*record, "accepted") for record in records)
         reader.forget(len(guesses) - accepted)
-        text += [*guesses[:accepted], token]
-        unread, unread_record = [token], SpeculatedToken(token, p[accepted], experts[0], how)
+        unread, last = [token], SpeculatedToken(token, p[accepted], experts[0], how)
         left -= accepted + 1

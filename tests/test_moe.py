@@ -4,14 +4,16 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_tutorial import moe as module
 from moe_tutorial.moe import (
+    FEW,
     MoE,
     Router,
     Routing,
     SwiGLU,
     default_hidden_dim,
     dispatch,
-    dispatch_one,
+    dispatch_few,
     expert_load,
     load_balancing_loss,
     load_summary,
@@ -246,10 +248,25 @@ def test_a_token_for_an_expert_that_is_not_there_is_an_error():
         dispatch(torch.ones(2, D), routing, [torch.neg, torch.neg], scale_input=False)
 
 
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("time", [0, 1, 2, FEW, FEW + 1])
+def test_few_tokens_without_gradients_get_what_sorting_gives(monkeypatch, router, time):
+    layer, x, used = make(router), tokens(1, time), []
+    for name in ("dispatch", "dispatch_few"):
+        way = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, name=name, way=way, **o: (used.append(name), way(*a, **o))[1]
+        )
+    expected = layer(x)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x)[0], expected.detach(), atol=1e-6, rtol=1e-5)
+    assert used == ["dispatch", "dispatch_few" if time <= FEW else "dispatch"]
+
+
 def test_a_weight_without_an_expert_is_an_error():
     routing = routing_of([[0, 1]], torch.ones(1, 2))._replace(weights=torch.ones(1, 3))
     with pytest.raises(ValueError, match="zip"):
-        dispatch_one(torch.ones(1, D), routing, [torch.neg, torch.neg], scale_input=False)
+        dispatch_few(torch.ones(1, D), routing, [torch.neg, torch.neg], scale_input=False)
 
 
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])

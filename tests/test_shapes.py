@@ -23,7 +23,7 @@ from moe_tutorial.batching import evaluation_batches, random_batch
 from moe_tutorial.command.log import as_json, log_line
 from moe_tutorial.config import ModelConfig, TrainingConfig
 from moe_tutorial.model import MoELanguageModel
-from moe_tutorial.moe import Routing, dispatch_one
+from moe_tutorial.moe import dispatch_few
 from moe_tutorial.parallel import ExpertParallelMoE, bytes_leaving, rows_between
 from moe_tutorial.plots import history_figure
 from moe_tutorial.routers import Switches, route_by
@@ -123,10 +123,9 @@ def drive() -> None:
         model = MoELanguageModel(config, 17)
         records = list(train(start_training(model, training), ids, ids[:22], training))
         moe = model.blocks[0].moe
-        one = torch.randn(1, 20)
+        few = torch.randn(21, 20)
         with torch.no_grad():
-            first = Routing(*(part[:1] for part in moe.router(torch.randn(21, 20))))
-            dispatch_one(one, first, moe.experts, scale_input=shared)
+            dispatch_few(few, moe.router(few), moe.experts, scale_input=shared)
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         _, routing = ExpertParallelMoE(moe)(torch.randn(3, 7, 20))  # one rank: R = 1, M = N*K
         dist.destroy_process_group()

@@ -120,18 +120,22 @@ def after(model, text, prompt_length):
 class AlwaysRight:
     """Guesses with the model itself, in the window in which it will check."""
 
-    def __init__(self, model, prompt_length):
-        self.model, self.prompt_length = model, prompt_length
+    def __init__(self, model):
+        self.model = model
+
+    def logits(self, context):
+        with torch.no_grad():
+            return self.model(torch.tensor([list(context)])).logits[0, -1]
 
     def probs(self, context):
-        return after(self.model, context, self.prompt_length).softmax(-1)
+        return self.logits(context).softmax(-1)
 
 
 class AlwaysWrong(AlwaysRight):
     """Guesses what the model finds least probable, and nothing else."""
 
     def probs(self, context):
-        logits = after(self.model, context, self.prompt_length)
+        logits = self.logits(context)
         return torch.zeros_like(logits).index_fill_(0, logits.argmin(), 1.0)
 
 
@@ -160,8 +164,8 @@ def plain(model, prompt, rule):
 DRAFTS = {
     "fixed": lambda model: Fixed(0.6, 0.3, 0.1),
     "counted": lambda model: CountedDraft.count(IDS, 3),
-    "right": lambda model: AlwaysRight(model, 2),
-    "wrong": lambda model: AlwaysWrong(model, 2),
+    "right": AlwaysRight,
+    "wrong": AlwaysWrong,
 }
 
 
@@ -275,7 +279,7 @@ def test_the_model_reads_several_guesses_in_one_pass_and_each_token_once(tiny_mo
     hook = tiny_model.embedding.register_forward_hook(
         lambda layer, args, y: sizes.append(args[0].shape[1])
     )
-    tokens = write(tiny_model, [3, 1], AlwaysRight(tiny_model, 2), 0, draft_length=4)
+    tokens = write(tiny_model, [3, 1], AlwaysRight(tiny_model), 0, draft_length=4)
     assert sizes == []
     tokens = write(tiny_model, [3, 1], counted, 12, draft_length=4, temperature=0.0)
     hook.remove()

@@ -22,12 +22,13 @@ from moe_tutorial.checkpoint import (
     save_checkpoint,
     start_run_folder,
 )
+from moe_tutorial.command.draft import read_draft, write_draft
 from moe_tutorial.config import Config, ConfigError, TrainingConfig, dump_config
 from moe_tutorial.hugging_face import export, import_
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training, train
-from moe_tutorial.trust import CheckpointError
+from moe_tutorial.trust import DRAFT, CheckpointError
 
 IDS = torch.arange(13).repeat(30)
 CONFIG = Config(
@@ -35,7 +36,7 @@ CONFIG = Config(
     training=TrainingConfig(seq_len=8, batch_size=4, epochs=100, max_steps=12, eval_steps=3),
 )
 STEP = "checkpoints/step-000006"
-FILES = ["config.hocon", "vocab.txt", "checkpoints/latest", "checkpoints/best",
+FILES = ["config.hocon", "vocab.txt", DRAFT, "checkpoints/latest", "checkpoints/best",
          f"{STEP}/model.safetensors", f"{STEP}/training_state.safetensors",
          f"{STEP}/state.json"]  # fmt: skip
 TENSORS = ("model.safetensors", "training_state.safetensors")
@@ -52,6 +53,7 @@ def good(tmp_path_factory):
     """A run folder with one checkpoint, of step 6."""
     folder = tmp_path_factory.mktemp("good") / "run"
     start_run_folder(folder, CONFIG, CharTokenizer("abcdefghijklm"))
+    write_draft(folder, IDS, 13)
     state = fresh()
     list(islice(train(state, IDS, IDS[:39], CONFIG.training), 6))
     save_checkpoint(folder, state)
@@ -76,8 +78,8 @@ def sign(folder):
     state = json.loads(path.read_text())
     for name in TENSORS:
         state["sha256"][name] = hashlib.sha256((folder / STEP / name).read_bytes()).hexdigest()
-    vocabulary = (folder / "vocab.txt").read_bytes()
-    state["sha256"]["vocab.txt"] = hashlib.sha256(vocabulary).hexdigest()
+    for name in ("vocab.txt", DRAFT):
+        state["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     path.write_text(json.dumps(state))
 
 
@@ -99,6 +101,7 @@ def opened(folder):
         answer(lambda: load_model(folder, "best"), folder)
         or answer(lambda: load_model(folder, "latest"), folder)
         or answer(lambda: load_checkpoint(folder, fresh()), folder)
+        or answer(lambda: read_draft(folder, 13), folder)
     )
 
 

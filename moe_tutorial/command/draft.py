@@ -34,7 +34,8 @@ def write_draft(folder: Path, ids: Tensor, vocab_size: int) -> None:
             os.fsync(file.fileno())
         part.replace(folder / DRAFT)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        if part.is_file():
+            part.unlink()
         raise OSError(f"{part} cannot be written ({error}); mend it, then train again") from None
 
 
