@@ -97,13 +97,6 @@ def test_runs_count_the_accepted_guesses_before_every_other_token():
     assert ch16.runs([SpeculatedToken(0, None, None, how) for how in hows]) == [2, 0, 1]
 
 
-def test_the_guess_that_is_timed_is_not_remembered():
-    counted = ch16.CountedDraft.count(torch.tensor([0, 1, 2, 0, 1]), 61)
-    counted.probs([0, 1])
-    assert ch16.unused(counted)._known == {}
-    assert torch.equal(ch16.unused(counted).probs([0, 1]), counted.probs([0, 1]))
-
-
 # What the prose says
 
 

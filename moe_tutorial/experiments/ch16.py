@@ -11,22 +11,27 @@ import torch
 from torch import Tensor
 
 from moe_tutorial.experiments import ch16_statements as statements
-from moe_tutorial.experiments.ask import specialists
-from moe_tutorial.experiments.base import MODEL, TRAINING, Experiment, Json, rounded, train_once
+from moe_tutorial.experiments.ask import ASKED
+from moe_tutorial.experiments.base import MODEL, Experiment, Json, rounded, texts, train_once
 from moe_tutorial.experiments.ch16_drafts import ModelDraft, first_layers
 from moe_tutorial.model import ModelOutput, MoELanguageModel
 from moe_tutorial.sampling import generate, next_token_probs
-from moe_tutorial.speculation import CountedDraft, Draft, SpeculatedToken, overlap, speculate
+from moe_tutorial.speculation import (
+    CountedDraft,
+    Draft,
+    SpeculatedToken,
+    overlap,
+    propose,
+    speculate,
+)
 
 SMALL = {"dim": 48, "num_layers": 1, "num_experts": 1, "top_k": 1, "hidden_dim": 96}
 ORDERS = (2, 3, 4, 5, 6)
 USUAL = "counts of 5"
-SHORT = TRAINING.model_copy(update={"max_steps": 300})  # training of the smaller model
 TEMPERATURE = 0.8
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)  # of the draft
-SOME = (2, 4, 8)  # of drafts that are only compared
-CHARACTERS = 240  # of each text
-HELD_OUT = 256  # characters on which the overlap is measured
+CHARACTERS = 900  # of each text
+HELD_OUT = 1920  # characters on which the overlap is measured
 TOKENS = (1, 2, 3, 4, 5, 7, 9, 13)  # of one pass
 READ = 64  # tokens in the cache before a timed pass
 RULE = partial(next_token_probs, temperature=TEMPERATURE)
@@ -127,76 +132,97 @@ def written(
 
 
 def speeds(model: MoELanguageModel, draft: Draft, prompt: Tensor, number: int) -> Json:
-    """Milliseconds per character, without a draft and with drafts of each length."""
+    """Milliseconds per pass, with all that belongs to it: plain, and with drafts of each length."""
     options = {"max_new_tokens": number, "temperature": TEMPERATURE}
 
     def plain() -> None:
         list(generate(model, prompt, generator=torch.Generator().manual_seed(0), **options))
 
-    def drafted(length: int) -> None:
+    def drafted(length: int) -> list[SpeculatedToken]:
         generator = torch.Generator().manual_seed(0)
-        list(speculate(model, prompt, draft, draft_length=length, generator=generator, **options))
+        told = {"draft_length": length, "generator": generator}
+        return list(speculate(model, prompt, draft, **told, **options))
 
     return {
-        "plain": least(plain, 1) / number,
-        "drafted": [least(partial(drafted, length), 1) / number for length in LENGTHS],
+        "plain": least(plain, 3) / number,
+        "drafted": [least(partial(drafted, n), 3) / len(runs(drafted(n))) for n in LENGTHS],
     }
 
 
+def guess_time(draft: Draft, ids: Tensor) -> float:
+    """Milliseconds of a guess and its drawing, mean along a text: some guesses are remembered."""
+    generator, started = torch.Generator().manual_seed(0), time.process_time()
+    for window in ids.split(128):
+        text = window.tolist()
+        for end in range(1, len(text)):
+            propose(draft, text[:end], 1, RULE, generator)
+    return 1e3 * (time.process_time() - started) / len(ids)
+
+
 def drafts(variant: str, seed: int, quick: bool) -> Json:
-    """Let every draft guess for the model of chapter 12; the seed draws texts and a small model."""
-    model, ids = specialists()
+    """Train a model and a smaller one, then let every draft guess for the model."""
+    ids = texts()
     V, changes = ids.tokenizer.vocab_size, MODEL.model_copy(update=SMALL)
-    small = train_once(ids, seed, model=changes, training=SHORT, quick=quick).model
+    model = train_once(ids, seed, training=ASKED, quick=quick).model
+    small = train_once(ids, seed, model=changes, training=ASKED, quick=quick).model
     by_name: dict[str, Draft] = {
         f"counts of {order}": CountedDraft.count(ids.train, V, order) for order in ORDERS
     }
     by_name |= {"smaller model": ModelDraft(small), "one layer": ModelDraft(first_layers(model, 1))}
-    text = ids.validation[5000 * seed : 5000 * seed + (64 if quick else HELD_OUT)]
+    text = ids.validation[: 66 if quick else HELD_OUT]
     number, rounds = (40, 2) if quick else (CHARACTERS, 40)
     found: Json = {
         name: {
             "acceptance": acceptance(model, draft, text),
             "written": {
-                str(length): written(model, draft, text[:20], length, number)
-                for length in (LENGTHS if name == USUAL else SOME)
+                str(length): written(model, draft, text[:20], length, number) for length in LENGTHS
             },
         }
         for name, draft in by_name.items()
     }
-    context = text[: READ + 1].tolist()
-    found["guess"] = {
-        name: least(partial(guess, unused(draft), context), rounds)
-        for name, draft in by_name.items()
-    }
+    other = ids.validation[4000 : 4000 + len(text)]
+    found["guess"] = {name: guess_time(draft, other) for name, draft in by_name.items()}
     with torch.inference_mode():
         found["pass"] = pass_times(model, rounds)
-    return rounded(found | speeds(model, by_name[USUAL], text[:20], 20 if quick else 120))
+    return rounded(found | speeds(model, by_name[USUAL], text[:20], 20 if quick else 300))
 
 
-def unused(draft: Draft) -> Draft:
-    """The same counts, of which no probability is remembered yet."""
-    if isinstance(draft, CountedDraft):
-        return CountedDraft(draft.keys, draft.counts, draft.vocab_size)
-    return draft
+LARGE = {"dim": 512, "num_layers": 4, "num_heads": 8, "num_experts": 32, "hidden_dim": 512}
+DENSE = {"num_experts": 1, "top_k": 1}
+SIZES: dict[str, Json] = {
+    "small, mixture": {},
+    "small, dense, active size": {**DENSE, "hidden_dim": 192},
+    "small, dense, total size": {**DENSE, "hidden_dim": 768},
+    "large, mixture": LARGE,
+    "large, dense, active size": {**LARGE, **DENSE, "hidden_dim": 1024},
+    "large, dense, total size": {**LARGE, **DENSE, "hidden_dim": 16384},
+}
 
 
-def guess(draft: Draft, context: list[int]) -> None:
-    """One guess behind a text whose last token is another in every call."""
-    context[-1] = (context[-1] + 1) % 61
-    draft.probs(context)
+def pass_time(variant: str, seed: int, quick: bool) -> Json:
+    """What a pass costs for several tokens at once: a fresh mixture and its dense twins."""
+    changes = SIZES[variant] | ({"dim": 32, "hidden_dim": 32} if quick else {})
+    torch.manual_seed(seed)
+    model = MoELanguageModel(MODEL.model_copy(update=changes), 61).eval()
+    with torch.inference_mode():
+        found: Json = {"milliseconds": pass_times(model, 3 if quick else 40)}
+        with watched(model) as passes:
+            pass_times(model, 3)
+    touched = {n: [e for one in passes if one.tokens == n for e in one.touched] for n in TOKENS}
+    return rounded(found | {"touched": [mean(touched[n]) for n in TOKENS]})
 
 
 EXPERIMENTS = [
     Experiment(
         "drafts",
         "how many guesses of which draft are accepted, and how long should a draft be?",
-        ["chapter 12"],
+        ["trained"],
         drafts,
-        3,
+        5,
         {
+            "model": MODEL.model_dump(),
+            "training": ASKED.model_dump(),
             "smaller model": SMALL,
-            "its training": SHORT.model_dump(),
             "temperature": TEMPERATURE,
             "lengths": LENGTHS,
             "characters": CHARACTERS,
@@ -204,5 +230,14 @@ EXPERIMENTS = [
             "tokens of a timed pass": TOKENS,
         },
         statements.DRAFTS,
+    ),
+    Experiment(
+        "pass_time",
+        "what does a pass for several tokens cost a mixture and its dense twins?",
+        list(SIZES),
+        pass_time,
+        3,
+        {"sizes": SIZES, "tokens": TOKENS, "tokens before them": READ},
+        statements.PASS_TIME,
     ),
 ]

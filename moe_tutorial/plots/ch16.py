@@ -65,7 +65,7 @@ def length_figure(
     figure, axes = one_panel("guesses per pass", ylabel, 3.2, 6.5)
     for i, (name, values) in enumerate(predicted.items()):
         axes.plot(lengths, values, STYLES[i % 4], color=COLORS[i % 6], label=name)
-    for i, (name, values) in enumerate(measured.items()):
+    for i, (name, values) in enumerate(measured.items(), start=len(predicted)):
         style = {"color": COLORS[i % 6], "markerfacecolor": "none", "label": name}
         joined = "" if predicted else STYLES[i % 4]
         axes.plot(lengths, values, MARKERS[i % 4] + joined, **style)
