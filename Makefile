@@ -6,9 +6,13 @@ INSTALLED := $(VENV)/installed
 NBSTRIPOUT := --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
+# JupyterLab's extension that shows decks: pinned in pyproject.toml, needed by no learner.
+SLIDESHOW = $(PY) -c "import jupyterlab_slideshow" 2>/dev/null || \
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[slides]"
+
 MINUTES ?= 30
 
-.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student clean readme bench bench-readme processes
+.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student report slides wheelhouse clean readme bench bench-readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -28,6 +32,7 @@ test-slow: $(INSTALLED)  ## run the tests that start processes, kill, fill disks
 
 test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (installs Debian's chromium)
 	sh tools/chromium.sh
+	$(SLIDESHOW)
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
 
 soak: $(INSTALLED)  ## the long tests: MINUTES=30 of training, then 20 of kills, texts and chapters
@@ -52,6 +57,17 @@ notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
 
 student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
 	$(PY) tools/notebooks.py --student build/student
+
+report: $(INSTALLED)  ## judge returned notebooks, a folder per learner (CLASS=folder); runs their code
+	$(PY) tools/report.py $(if $(CLASS),"$(CLASS)") $(ARGS)
+
+slides: $(INSTALLED)  ## make decks of the notebooks in build/slides and open them in JupyterLab
+	$(SLIDESHOW)
+	$(PY) tools/slides.py
+	$(VENV)/bin/jupyter lab --notebook-dir=build/slides
+
+wheelhouse: $(INSTALLED)  ## download all wheels into build/wheelhouse, for a room without network
+	$(PY) tools/wheelhouse.py $(ARGS)
 
 readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
 	sh tools/chromium.sh

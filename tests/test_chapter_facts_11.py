@@ -1,12 +1,16 @@
 """What chapter 11 says of its trainings, over the committed results; and that they run again."""
 
 import json
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.batching import evaluation_batches
+from moe_tutorial.experiments import __main__ as command
 from moe_tutorial.experiments import committed
 from moe_tutorial.experiments.base import (
     MODEL,
@@ -112,3 +116,52 @@ def test_the_command_runs_all_ways_in_processes():
     assert [one["variant"] for one in data["runs"]] == list(VARIANTS)
     assert set(data["versions"]) == {"moe_tutorial", "torch", "python", "machine"}
     assert data["settings"]["training"]["max_steps"] == 1000
+
+
+def small(tmp_path, monkeypatch, measure):
+    """The command with one experiment of two ways and two seeds."""
+    one = replace(BALANCE, variants=("none", "quantile"), measure=measure, seeds=2, statements={})
+    monkeypatch.setattr(command, "experiments", lambda: {"balance": one})
+    return lambda *more: command.main(["balance", "--out", str(tmp_path), *more])
+
+
+@pytest.mark.slow
+def test_an_interrupted_experiment_goes_on_after_its_finished_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    with pytest.raises(OSError, match="the first time"):
+        small(tmp_path, monkeypatch, fails_once)()
+    part = tmp_path / "balance.part.jsonl"
+    kept = [json.loads(line) for line in part.read_text().splitlines()[1:]]
+    assert 0 < len(kept) < 4
+    with part.open("a") as file:
+        file.write('{"variant": "no')  # killed while it wrote
+    assert small(tmp_path, monkeypatch, fails_once)() == 0
+    assert f"goes on after {len(kept)} runs" in capsys.readouterr().out
+    assert not part.exists()
+    runs = json.loads((tmp_path / "balance.json").read_text())["runs"]
+    assert [(one["variant"], one["seed"]) for one in runs] == [
+        ("none", 0), ("none", 1), ("quantile", 0), ("quantile", 1),
+    ]  # fmt: skip
+    done = [tuple(line.split()) for line in (tmp_path / "done").read_text().splitlines()]
+    assert sorted(done) == sorted((one["variant"], str(one["seed"])) for one in runs)
+
+
+def test_runs_of_other_settings_are_not_taken_over(tmp_path, capsys):
+    part = tmp_path / "balance.part.jsonl"
+    assert command.begin(part, BALANCE) == []
+    with part.open("a") as file:
+        file.write('{"variant": "none", "seed": 0}\n')
+    assert command.begin(part, BALANCE) == [{"variant": "none", "seed": 0}]
+    assert command.begin(part, replace(BALANCE, settings={})) == []
+    assert len(part.read_text().splitlines()) == 1
+
+
+def fails_once(variant, seed, quick):
+    """One run fails until it is tried a second time; the others leave a mark."""
+    folder = Path(os.environ["MARKS"])
+    if (variant, seed) == ("none", 1) and not (folder / "tried").exists():
+        (folder / "tried").touch()
+        raise OSError("the first time")
+    with (folder / "done").open("a") as file:
+        file.write(f"{variant} {seed}\n")
+    return {"loss": 1.0}

@@ -284,6 +284,32 @@ def test_a_checkpoint_that_was_not_pointed_to_is_replaced(folder):
     assert found == ["model.safetensors", "state.json", "training_state.safetensors"]
 
 
+def test_half_a_save_of_the_same_step_is_begun_anew(folder):
+    state = fresh()
+    load_checkpoint(folder, state)
+    (folder / "checkpoints" / "step-000007.part").mkdir()
+    (folder / "checkpoints" / "step-000007.part" / "other").touch()
+    saved_as(folder, state, 7, 1.0)
+    assert not (folder / "checkpoints" / "step-000007" / "other").exists()
+
+
+def test_what_cannot_be_removed_does_not_stop_a_save(folder):
+    state = fresh()
+    load_checkpoint(folder, state)
+    (folder / "checkpoints" / "step-000003").touch()  # a file: no folder that could be removed
+    saved_as(folder, state, 7, 1.0)
+    assert step_of(folder, "latest") == 7
+
+
+def test_a_text_that_is_not_known_leaves_no_hash(folder):
+    state = fresh()
+    load_checkpoint(folder, state)
+    state.text = None
+    saved_as(folder, state, 7, 1.0)
+    found = json.loads((folder / "checkpoints" / "step-000007" / "state.json").read_text())
+    assert "text" not in found["sha256"]
+
+
 def test_state_json_has_the_counters_and_the_hash_of_everything(folder):
     state = fresh()
     load_checkpoint(folder, state)

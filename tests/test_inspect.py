@@ -74,6 +74,25 @@ def test_the_training_is_shown_in_up_to_five_parts(here, capsys):
         number, *values = lines[start + 1 + layer].split()
         assert int(number) == layer + 1
         assert [float(value) for value in values] == pytest.approx(parts, abs=0.006)
+    heads = "entropy per token of a batch", "entropy of a batch's mean"
+    for head, name in zip(heads, ("token_entropy", "mean_entropy"), strict=True):
+        start = lines.index(f"{head}, mean of the same steps:")
+        for layer in (0, 1):
+            means = [sum(r[name][layer] for r in records[i : i + 3]) / 3 for i in range(0, 12, 3)]
+            number, *values = lines[start + 1 + layer].split()
+            assert int(number) == layer + 1
+            assert [float(value) for value in values] == pytest.approx(means, abs=0.006)
+
+
+def test_a_record_without_entropies_is_shown_without_them(here, capsys):
+    metrics = here / "model" / "metrics.jsonl"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    del records[1]["mean_entropy"]
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    lines = shown(capsys)
+    assert not any("entropy per token of a batch" in line for line in lines)
+    assert any("max violation of the mean load" in line for line in lines)
+    assert lines[-1] == "drawn in model/router.png"
 
 
 def test_a_picture_is_drawn_where_it_is_asked_for(here, capsys):
@@ -86,7 +105,10 @@ def test_a_picture_is_drawn_where_it_is_asked_for(here, capsys):
 
 def test_what_is_missing_or_damaged_is_said(here, capsys):
     metrics = here / "model" / "metrics.jsonl"
+    record = json.loads(metrics.read_text().splitlines()[0])
     metrics.write_text('{"step": 1}\n')
+    assert "metrics.jsonl: damaged; remove it" in fails(capsys)
+    metrics.write_text(json.dumps(record | {"token_entropy": [1.0], "mean_entropy": [1.0]}) + "\n")
     assert "metrics.jsonl: damaged; remove it" in fails(capsys)
     metrics.unlink()
     assert "no record of a training (metrics.jsonl)" in shown(capsys)

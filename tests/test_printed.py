@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from moe_tutorial.balance import RouterHealth
 from moe_tutorial.checkpoint import TrainedModel
 from moe_tutorial.command import generation, log, progress, train
 from moe_tutorial.command.generation import Writer, ask_settings, explain
@@ -122,6 +123,9 @@ def test_loads_in_metrics_have_four_digits_and_everything_else_is_kept():
     found = log.as_json(record(3, load=[[1 / 3, 2 / 3]], validation=1.23456789))
     assert found == {**record(3)._asdict(), "expert_load": [[0.3333, 0.6667]],
                      "validation_loss": 1.23456789}  # fmt: skip
+    health = [RouterHealth(torch.ones(1), 0.0, 0, 1 / 3, 2.0)]
+    with_entropies = log.as_json(record(3, load=[[1 / 3, 2 / 3]], validation=1.23456789), health)
+    assert with_entropies == found | {"token_entropy": [0.3333], "mean_entropy": [2.0]}
 
 
 # The progress of a training

@@ -1,5 +1,6 @@
 """One training in its folder: what is read, written, kept and resumed."""
 
+import copy
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from moe_tutorial import checkpoint, training
+from moe_tutorial.batching import random_batch
 from moe_tutorial.checkpoint import load_model
 from moe_tutorial.command import log, run
 from moe_tutorial.command.run import _first_words, describe, open_run, train_in_folder
@@ -214,14 +216,35 @@ def test_every_record_is_a_line_and_every_measurement_a_line_for_people(here, mo
         first = describe(run)
         records = list(train_in_folder(run))
     for record, line in zip(records, metrics(), strict=True):
-        assert list(line) == list(StepRecord._fields)
+        assert list(line) == [*StepRecord._fields, "token_entropy", "mean_entropy"]
         loads = torch.tensor(line.pop("expert_load"))
         torch.testing.assert_close(loads, record.expert_load, atol=5.01e-5, rtol=0)
         assert loads.tolist() != record.expert_load.tolist()  # four digits are enough
+        assert {len(line.pop(name)) for name in log.ENTROPIES} == {2}  # layers
         assert line == {key: getattr(record, key) for key in line}
     groups = records[:2], records[2:4], records[4:]
     lines = Path("model/train.log").read_text().splitlines()
     assert lines == [first, *map(log.log_line, groups)]
+
+
+def test_the_entropies_of_a_step_are_those_of_its_batch_before_it():
+    with open_run(settings({"dropout": 0.0}), resume=False) as run:
+        steps = train_in_folder(run)
+        model, generator = run.state.model, run.state.generator
+        for _ in range(2):
+            before = copy.deepcopy(model)
+            again = torch.Generator()
+            again.set_state(generator.get_state())
+            size = run.config.training.batch_size, run.config.training.seq_len
+            x, _ = random_batch(run.train_ids, *size, again)
+            next(steps)
+            line = metrics()[-1]
+            for layer, routing in enumerate(before(x).routings):
+                p = routing.probs
+                per_token = -(p * p.log()).sum(-1).mean().item()
+                of_mean = -(p.mean(0) * p.mean(0).log()).sum().item()
+                assert line["token_entropy"][layer] == pytest.approx(per_token, abs=1e-4)
+                assert line["mean_entropy"][layer] == pytest.approx(of_mean, abs=1e-4)
 
 
 def test_saved_are_multiples_of_save_steps_every_best_step_and_the_last(monkeypatch, saved):

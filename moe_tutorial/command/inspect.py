@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from moe_tutorial.balance import RouterHealth, router_health
 from moe_tutorial.batching import evaluation_batches
 from moe_tutorial.checkpoint import TrainedModel, load_model
 from moe_tutorial.command.hocon import model_path
-from moe_tutorial.command.log import read_metrics
+from moe_tutorial.command.log import ENTROPIES, read_metrics
 from moe_tutorial.command.terminal import reason, visible
 from moe_tutorial.corpus import load_corpus
 from moe_tutorial.moe import Routing
@@ -38,10 +39,10 @@ def inspect_command(args: argparse.Namespace) -> int:
         f"held-out characters of {visible(dataset)}"
     )
     print("\n".join(table(health, settings.num_experts)))
-    steps, loads = history(folder)
-    print("\n".join(over_time(steps, loads)))
+    past = history(folder)
+    print("\n".join(over_time(past)))
     print("\n".join(findings(health)))
-    print(draw(Path(args.to) if args.to else folder / "router.png", health, steps, loads))
+    print(draw(Path(args.to) if args.to else folder / "router.png", health, past))
     return 0
 
 
@@ -84,34 +85,62 @@ def table(health: Sequence[RouterHealth], num_experts: int) -> list[str]:
     return lines
 
 
-def history(folder: Path) -> tuple[list[int], Tensor | None]:
-    """Steps and loads of the training. Shapes: -> (S,), (S, L, E); None if there is no record.
+class History(NamedTuple):
+    """What metrics.jsonl tells about the routers."""
+
+    steps: list[int]
+    loads: Tensor  # (S, L, E)
+    entropies: Tensor | None  # (S, L, 2): per token, of the mean; None if not all steps have them
+
+
+def history(folder: Path) -> History | None:
+    """Loads and entropies of the training; None if there is no record.
 
     Raises: ValueError if metrics.jsonl is damaged.
     """
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        return [], None
+        return None
     try:
         records = read_metrics(folder)
         loads = torch.tensor([record["expert_load"] for record in records], dtype=torch.float32)
         steps = [int(record["step"]) for record in records]
+        known = all(name in record for record in records for name in ENTROPIES)
+        pairs = [[record[name] for name in ENTROPIES] for record in records] if known else []
+        entropies = torch.tensor(pairs, dtype=torch.float32).mT if pairs else None
+        if entropies is not None and entropies.shape[:2] != loads.shape[:2]:
+            raise ValueError("a number of each layer")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path}: damaged; remove it to inspect the model without it") from None
-    return (steps, loads) if len(steps) and loads.ndim == 3 else ([], None)
+    return History(steps, loads, entropies) if len(steps) and loads.ndim == 3 else None
 
 
-def over_time(steps: Sequence[int], loads: Tensor | None) -> list[str]:
-    """The max violation per layer in some parts of the training, as lines."""
-    if loads is None:
+def over_time(past: History | None) -> list[str]:
+    """The max violation and the entropies per layer in some parts of the training, as lines."""
+    if past is None:
         return ["no record of a training (metrics.jsonl)"]
-    size = math.ceil(len(steps) / PARTS)
-    parts = [loads[i : i + size].mean(dim=0) for i in range(0, len(steps), size)]  # (L, E) each
-    lines = [f"max violation of the mean load of {size} steps, from step {steps[0]} on:"]
-    for number, layer in enumerate(torch.stack(parts, dim=1), start=1):  # (PARTS, E)
-        values = layer.amax(dim=-1) * layer.shape[-1] - 1
-        lines.append(f"{number:5}  " + "  ".join(f"{value:.2f}" for value in values.tolist()))
+    size = math.ceil(len(past.steps) / PARTS)
+    load = _means(past.loads, size)  # (PARTS, L, E)
+    lines = [f"max violation of the mean load of {size} steps, from step {past.steps[0]} on:"]
+    lines += _rows(load.amax(dim=-1) * load.shape[-1] - 1)
+    if past.entropies is not None:
+        of_parts = _means(past.entropies, size)  # (PARTS, L, 2)
+        lines += ["entropy per token of a batch, mean of the same steps:", *_rows(of_parts[..., 0])]
+        lines += ["entropy of a batch's mean, mean of the same steps:", *_rows(of_parts[..., 1])]
     return lines
+
+
+def _means(values: Tensor, size: int) -> Tensor:
+    """Means over every `size` steps. Shapes: (S, L, n) -> (PARTS, L, n)."""
+    return torch.stack([part.mean(dim=0) for part in values.split(size)])
+
+
+def _rows(values: Tensor) -> list[str]:
+    """One line per layer. Shapes: (PARTS, L)."""
+    return [
+        f"{number:5}  " + "  ".join(f"{value:.2f}" for value in row)
+        for number, row in enumerate(values.T.tolist(), start=1)
+    ]
 
 
 def findings(health: Sequence[RouterHealth]) -> list[str]:
@@ -134,13 +163,13 @@ def findings(health: Sequence[RouterHealth]) -> list[str]:
     ]
 
 
-def draw(path: Path, health: Sequence[RouterHealth], steps: list[int], loads: Tensor | None) -> str:
+def draw(path: Path, health: Sequence[RouterHealth], past: History | None) -> str:
     """Draw the dashboard, and say where, or why not: a picture that fails costs the picture."""
     try:
         from moe_tutorial.plots import health_figure  # matplotlib is slow to import
 
         now = torch.stack([layer.load for layer in health])
-        health_figure(now, steps, loads).savefig(path, dpi=100)
+        health_figure(now, *(past or ())).savefig(path, dpi=100)
     except Exception as error:  # the user's own settings of matplotlib may be at fault
         return f"{visible(str(path))} could not be drawn ({reason(error)})"
     return f"drawn in {visible(str(path))}"

@@ -9,10 +9,12 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from moe_tutorial.balance import RouterHealth
 from moe_tutorial.moe import load_summary
 from moe_tutorial.training import StepRecord
 
 IDLE_STEPS = 500  # an expert that got no token for so long is reported
+ENTROPIES = ("token_entropy", "mean_entropy")  # nats, one number per layer; not in old folders
 DRAWN = {"step", "loss", "validation_loss", "expert_load"}  # what history.png shows of a record
 
 
@@ -87,10 +89,13 @@ def cut_metrics(folder: Path, step: int) -> None:
     part.replace(path)
 
 
-def as_json(record: StepRecord) -> dict[str, object]:
-    """A record as a line of metrics.jsonl has it."""
+def as_json(record: StepRecord, health: Sequence[RouterHealth] = ()) -> dict[str, object]:
+    """A record as a line of metrics.jsonl has it, with the entropies of the routers, if known."""
     load = [[round(share, 4) for share in layer] for layer in record.expert_load.tolist()]
-    return {**record._asdict(), "expert_load": load}
+    found = {**record._asdict(), "expert_load": load}
+    for name in ENTROPIES if health else ():
+        found[name] = [round(getattr(layer, name), 4) for layer in health]
+    return found
 
 
 def write_line(file: TextIO, line: str) -> None:

@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from moe_tutorial import checkpoint, training
+from moe_tutorial.balance import RouterHealth, router_health
 from moe_tutorial.batching import check_length
 from moe_tutorial.command import folder as run_folder
 from moe_tutorial.command import log
+from moe_tutorial.command.draft import write_draft
 from moe_tutorial.command.terminal import visible
 from moe_tutorial.config import Config, InferenceConfig
 from moe_tutorial.corpus import Corpus, load_corpus
 from moe_tutorial.device import choose_device
-from moe_tutorial.model import MoELanguageModel, count_parameters
+from moe_tutorial.model import ModelOutput, MoELanguageModel, count_parameters
 from moe_tutorial.processes.distributed import from_first, is_first, processes, share
 from moe_tutorial.sampling import check_sampling
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord
-from moe_tutorial.trust import resumable
+from moe_tutorial.trust import DRAFT, resumable
 
 
 @dataclass
@@ -102,9 +104,12 @@ def _take_folder(run: Run, tokenizer: CharTokenizer, resume: bool) -> Iterator[N
         if checkpoint.has_checkpoint(folder):
             checkpoint.load_checkpoint(folder, run.state)
             checkpoint.write_snapshot(folder, run.config)  # its limits may have changed
+            if not (folder / DRAFT).exists():  # begun with an earlier version
+                write_draft(folder, run.train_ids, tokenizer.vocab_size)
         else:
             run_folder.check_free(folder)
             checkpoint.start_run_folder(folder, run.config, tokenizer)
+            write_draft(folder, run.train_ids, tokenizer.vocab_size)
         log.cut_metrics(folder, run.state.step)
         yield
 
@@ -133,10 +138,11 @@ def train_in_folder(run: Run, stop: training.Stop = lambda: False) -> Iterator[S
     """
     settings = run.config.training
     texts = run.train_ids, run.validation_ids
-    steps = training.train(run.state, *texts, settings, run.forward, stop)
     if not is_first():
-        yield from steps
+        yield from training.train(run.state, *texts, settings, run.forward, stop)
         return
+    health: list[RouterHealth] = []  # of the routers in the last step
+    steps = training.train(run.state, *texts, settings, _watched(run.forward, health), stop)
     idle: Tensor | int = 0  # (L, E), steps since each expert's last token
     since_last_line: list[StepRecord] = []
     with (
@@ -145,7 +151,7 @@ def train_in_folder(run: Run, stop: training.Stop = lambda: False) -> Iterator[S
     ):
         log.write_line(lines, describe(run))
         for record in _keeping_the_last_checkpoint(steps, run):
-            log.write_line(metrics, json.dumps(log.as_json(record)))
+            log.write_line(metrics, json.dumps(log.as_json(record, health)))
             idle = torch.where(record.expert_load == 0, idle + 1, 0)
             if (idle == log.IDLE_STEPS).any():
                 line = log.idle_line(record.step, idle == log.IDLE_STEPS)
@@ -163,6 +169,18 @@ def train_in_folder(run: Run, stop: training.Stop = lambda: False) -> Iterator[S
                 os.fsync(metrics.fileno())  # no checkpoint may survive a power cut without it
                 checkpoint.save_checkpoint(run.folder, run.state)
             yield record
+
+
+def _watched(forward: training.Forward, health: list[RouterHealth]) -> training.Forward:
+    """The same outputs; what the routers did with the batch is left in `health`."""
+
+    def watched(tokens: Tensor) -> ModelOutput:
+        output = forward(tokens)
+        with torch.no_grad():
+            health[:] = [router_health(routing) for routing in output.routings]
+        return output
+
+    return watched
 
 
 def _keeping_the_last_checkpoint(steps: Iterator[StepRecord], run: Run) -> Iterator[StepRecord]:

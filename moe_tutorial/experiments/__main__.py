@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from moe_tutorial.experiments.base import RESULTS, Experiment, Results, committed, run
+from moe_tutorial.experiments.base import (
+    RESULTS,
+    Experiment,
+    Json,
+    Results,
+    committed,
+    heading,
+    run,
+)
 
 MODULES = ("ch11", "ch12", "ch13")
 
@@ -39,17 +47,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for one in chosen:
         if unknown := set(options.only) - set(one.variants):
             parser.error(f"--only {', '.join(sorted(unknown))}: {one.name} has {one.variants}")
-    return max([_do(one, options) for one in chosen])
+    try:
+        return max([_do(one, options) for one in chosen])
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on after the finished runs", file=sys.stderr)
+        return 130
 
 
 def _do(one: Experiment, options: argparse.Namespace) -> int:
     if options.check:
         return _check(one, committed(one.name))
     seeds = options.seeds or (1 if options.quick else one.seeds)
-    data = run(one, seeds, quick=options.quick, only=options.only)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{one.name}.json"
+    part = options.out / f"{one.name}{'.quick' * options.quick}.part.jsonl"
+    done = begin(part, one)
+
+    def keep(finished: Json) -> None:
+        with part.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finished) + "\n")
+
+    data = run(one, seeds, quick=options.quick, only=options.only, done=done, keep=keep)
     path.write_text(as_text(data), encoding="utf-8", newline="\n")
+    part.unlink()
     print(f"{len(data['runs'])} runs in {path}; the committed ones are in {RESULTS}")
     if options.quick or options.only or seeds < one.seeds:
         print("too little to check what the chapter says")
@@ -57,7 +77,20 @@ def _do(one: Experiment, options: argparse.Namespace) -> int:
     return _check(one, Results(data["runs"]))
 
 
-def as_text(data: dict[str, object]) -> str:
+def begin(part: Path, one: Experiment) -> list[Json]:
+    """The finished runs of an experiment that was interrupted; else a new file for them."""
+    head = json.loads(json.dumps(heading(one)))
+    lines = part.read_text(encoding="utf-8").split("\n")[:-1] if part.is_file() else []
+    if lines and json.loads(lines[0]) == head:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")  # without half a line at the end
+        done = [json.loads(line) for line in lines[1:]]
+        print(f"goes on after {len(done)} runs in {part}; remove it to begin anew")
+        return done
+    part.write_text(json.dumps(head) + "\n", encoding="utf-8")
+    return []
+
+
+def as_text(data: Json) -> str:
     """JSON with one run per line: small, and a change shows which run it is."""
     runs = ",\n".join(json.dumps(run) for run in data["runs"])
     head = json.dumps({**data, "runs": []}, indent=1)

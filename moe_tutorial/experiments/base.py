@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date
 from multiprocessing import get_context
@@ -163,28 +163,54 @@ def same_settings(experiment: Experiment, data: Json) -> bool:
 
 
 def run(
-    experiment: Experiment, seeds: int, *, quick: bool = False, only: Sequence[str] = ()
-) -> Json:
-    """All variants with seeds 0 .. seeds - 1, one core each, with a progress bar."""
+    experiment: Experiment, seeds: int, *, quick: bool = False, only: Sequence[str] = (),
+    done: Sequence[Json] = (), keep: Callable[[Json], None] = lambda run: None,
+) -> Json:  # fmt: skip
+    """All variants with seeds 0 .. seeds - 1, one core each, with a progress bar.
+
+    done: runs that need no repetition. keep: called with every run as soon as it is finished.
+    """
     variants = [v for v in experiment.variants if not only or v in only]
     jobs = [(variant, seed) for seed in range(seeds) for variant in variants]
+    runs = [one for one in done if (one["variant"], one["seed"]) in jobs]
+    jobs = [job for job in jobs if job not in [(one["variant"], one["seed"]) for one in runs]]
     workers = max(1, min(len(jobs), os.cpu_count() or 1))
-    runs = []
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        tasks = [pool.submit(experiment.measure, *job, quick) for job in jobs]
-        for (variant, seed), task in tqdm(
-            zip(jobs, tasks, strict=True), total=len(jobs), desc=experiment.name, unit="run"
-        ):
+        tasks = {pool.submit(experiment.measure, *job, quick): job for job in jobs}
+
+        def finish(task: Future[Json]) -> None:
+            variant, seed = tasks.pop(task)
             runs.append({"variant": variant, "seed": seed, **task.result()})
-    versions = {"moe_tutorial": __version__, "torch": torch.__version__}
-    versions |= {"python": platform.python_version(), "machine": platform.machine()}
+            keep(runs[-1])
+
+        bar = tqdm(as_completed(list(tasks)), experiment.name, len(jobs), unit="run")
+        try:
+            for task in bar:
+                finish(task)
+        except BaseException:  # Ctrl-C too: what has not begun never begins, the rest is kept
+            pool.shutdown(cancel_futures=True)
+            for task in [t for t in tasks if not t.cancelled() and t.exception() is None]:
+                finish(task)
+            raise
+    return {
+        **heading(experiment),
+        "date": date.today().isoformat(),
+        "runs": sorted(runs, key=lambda run: (variants.index(run["variant"]), run["seed"])),
+    }
+
+
+def heading(experiment: Experiment) -> Json:
+    """What was asked, with which versions and settings."""
     return {
         "experiment": experiment.name,
         "question": experiment.question,
-        "date": date.today().isoformat(),
-        "versions": versions,
+        "versions": {
+            "moe_tutorial": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
         "settings": experiment.settings,
-        "runs": sorted(runs, key=lambda run: (variants.index(run["variant"]), run["seed"])),
     }
 
 

@@ -227,7 +227,7 @@ EXPERIMENTS = [
         question="what balances a router, over which span, and what does it cost in loss?",
         variants=VARIANTS,
         measure=measure,
-        seeds=3,
+        seeds=5,
         settings={"model": MODEL.model_dump(), "training": TRAINING.model_dump(), "every": EVERY},
         statements=STATEMENTS,
     )

@@ -44,6 +44,8 @@ SHAKESPEARE = {
     for router in ("learned", "hash", "frozen", "one expert")
 }
 
+LONG = {f"{router}, twice as long": (router, "fables", 2000) for router in ("learned", "hash")}
+
 
 def chosen(model: MoELanguageModel, tokens: Tensor) -> list[Tensor]:
     """The experts of every layer, as in evaluation. Shapes: tokens (B, T) -> each (N, K)."""
@@ -131,7 +133,7 @@ def touched_counts(model: MoELanguageModel, ids: Tensor) -> Json:
 
 def router_worth(variant: str, seed: int, quick: bool) -> Json:
     """Train with one router, and watch how its choices change."""
-    router, dataset, steps = SHAKESPEARE.get(variant, (variant, "fables", 1000))
+    router, dataset, steps = (SHAKESPEARE | LONG).get(variant, (variant, "fables", 1000))
     ids = texts(dataset)
     training = TRAINING.model_copy(update={"max_steps": steps, "eval_steps": EVERY})
     held_out = ids.validation[: PROBE if quick else None]

@@ -7,26 +7,42 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from moe_tutorial.plots.base import COLORS, curves, one_panel, side_by_side
-from moe_tutorial.plots.history import busiest_curves, smooth
+from moe_tutorial.plots.history import busiest_curves, load_map, smooth
 
 Band = Sequence[Sequence[float]]  # one curve per seed
 
 
-def health_figure(load: Tensor, steps: Sequence[int], loads: Tensor | None) -> Figure:
-    """A dashboard: the load of every layer now, and the busiest expert over the training.
+def health_figure(
+    load: Tensor,
+    steps: Sequence[int] = (),
+    loads: Tensor | None = None,
+    entropies: Tensor | None = None,
+) -> Figure:
+    """A dashboard: the load of every layer now, and how it and the entropies came there.
 
-    Shapes: load (L, E); loads (S, L, E) at the steps, None without a record.
+    Shapes: load (L, E); loads (S, L, E) and entropies (S, L, 2), per token and of the mean, at the
+    steps; None without a record.
     """
-    titles = ("Load now", "Busiest expert, mean of 50 steps")[: 1 if loads is None else 2]
-    figure, (now, *more) = side_by_side(titles, height=3.4, width=5.5 * len(titles), sharey=False)
-    image = now.imshow(load.numpy(), cmap="cividis", vmin=0, aspect="auto")
-    now.set(xlabel="expert", ylabel="layer", xticks=range(load.shape[1]))
-    now.set_yticks(range(load.shape[0]), range(1, load.shape[0] + 1))
-    figure.colorbar(image, ax=now, label="share of assignments")
-    for then in more:
-        busiest_curves(then, steps, loads)
-        then.set(xlabel="step", ylabel="share / mean share (1 = even)")
-        then.legend(fontsize="small")
+    titles = ["Load now"]
+    titles += [] if loads is None else ["Busiest expert, mean of 50 steps"]
+    titles += [] if entropies is None else ["Entropies, mean of 50 steps"]
+    figure, panels = side_by_side(titles, height=3.4, width=5 * len(titles), sharey=False)
+    load_map(figure, panels[0], load)
+    if loads is not None:
+        busiest_curves(panels[1], steps, loads)
+        panels[1].set(xlabel="step", ylabel="share / mean share (1 = even)")
+        panels[1].legend(fontsize="small")
+    if entropies is not None:
+        for layer, pair in enumerate(entropies.unbind(dim=1)):  # (S, 2)
+            for which, line in ((0, "-"), (1, "--")):
+                kind = ("per token", "of the mean")[which]
+                panels[-1].plot(
+                    steps, smooth(pair[:, which], 50), line, color=COLORS[layer % len(COLORS)],
+                    label=f"layer {layer + 1}, {kind}", linewidth=1.2,
+                )  # fmt: skip
+        panels[-1].set(xlabel="step", ylabel="nats")
+        panels[-1].set_ylim(0, None)
+        panels[-1].legend(fontsize="small")
     return figure
 
 
@@ -49,19 +65,24 @@ def drift_figure(named: Mapping[str, Sequence[float]], width: int = 20) -> Figur
 
 
 def tradeoff_figure(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """The load against the loss, a mark per way to balance, with its spread over the seeds.
+    """The load against the loss, a mark per kind of balance, its number beside it.
 
-    points: name -> max violation and held-out loss, one of each per seed.
+    points: "kind number" -> max violation and held-out loss, one of each per seed; the lines reach
+    from the smallest to the largest.
     """
     figure, axes = one_panel(
         "max violation on the held-out text, mean of the layers", "held-out loss, nats", 4
     )
-    for i, (name, (x, y)) in enumerate(points.items()):
-        middle = sum(x) / len(x), sum(y) / len(y)
+    kinds = list(dict.fromkeys(name.partition(" ")[0] for name in points))
+    for name, (x, y) in points.items():
+        kind, _, number = name.partition(" ")
+        i, middle = kinds.index(kind), (sum(x) / len(x), sum(y) / len(y))
         axes.errorbar(
-            *middle, xerr=_reach(x, middle[0]), yerr=_reach(y, middle[1]),
-            fmt="osD^v<>pP*Xhd"[i % 13], color=COLORS[i % len(COLORS)], label=name, capsize=2,
+            *middle, xerr=_reach(x, middle[0]), yerr=_reach(y, middle[1]), fmt="osD^vX*P"[i % 8],
+            color=COLORS[i % len(COLORS)], elinewidth=0.6,
+            label=None if kind in axes.get_legend_handles_labels()[1] else kind,
         )  # fmt: skip
+        axes.annotate(number, middle, (5, 4), textcoords="offset points", fontsize="small")
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(0, None)
     figure.legend(fontsize="small", loc="outside right upper")

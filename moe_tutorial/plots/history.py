@@ -30,11 +30,16 @@ def history_figure(
     even_axes.legend(fontsize="small")
 
     last = loads[-max(1, len(loads) // 10) :].mean(dim=0)  # (L, E)
-    image = load_axes.imshow(last.numpy(), cmap="cividis", vmin=0, aspect="auto")
-    load_axes.set(xlabel="expert", ylabel="layer", xticks=range(last.shape[1]))
-    load_axes.set_yticks(range(last.shape[0]), range(1, last.shape[0] + 1))
-    figure.colorbar(image, ax=load_axes, label="share of assignments")
+    load_map(figure, load_axes, last)
     return figure
+
+
+def load_map(figure: Figure, axes: Axes, load: Tensor) -> None:
+    """The share of every expert as a color, a row per layer. Shapes: load (L, E)."""
+    image = axes.imshow(load.numpy(), cmap="cividis", vmin=0, aspect="auto")
+    axes.set(xlabel="expert", ylabel="layer", xticks=range(load.shape[1]))
+    axes.set_yticks(range(load.shape[0]), range(1, load.shape[0] + 1))
+    figure.colorbar(image, ax=axes, label="share of assignments")
 
 
 def loss_curves(

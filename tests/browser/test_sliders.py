@@ -178,21 +178,34 @@ def sampling(lab):
     page.close()
 
 
-def test_sampling_slider_redraws_and_comes_back(sampling):
-    box = ".jp-OutputArea .widget-vbox:not(.playground-box):has(img)"
-    sliders = sampling.locator(f"{box} [role=slider]")
-    assert sliders.count() == 3
-    at_start = picture(sampling, box)
-    for i in range(3):
-        slider = Slider(sampling, sliders.nth(i))
+def redraws_and_comes_back(page, box, count):
+    """Every slider of a box, by keyboard and by mouse."""
+    sliders = page.locator(f"{box} [role=slider]")
+    assert sliders.count() == count
+    at_start = picture(page, box)
+    for i in range(count):
+        slider = Slider(page, sliders.nth(i))
         value = slider.value
-        assert slider.press("ArrowLeft", 3) < value
-        eventually(lambda: picture(sampling, box) != at_start)
-        by_keyboard = picture(sampling, box)
+        slider.press("ArrowLeft", 3)
+        if slider.value == value:  # it stood at its left end
+            slider.press("ArrowRight", 3)
+        assert slider.value != value
+        eventually(lambda: picture(page, box) != at_start)
+        by_keyboard = picture(page, box)
         slider.drag(0.1)
-        eventually(lambda keyboard=by_keyboard: picture(sampling, box) != keyboard)
+        eventually(lambda keyboard=by_keyboard: picture(page, box) != keyboard)
         slider.put(value)
-        eventually(lambda: picture(sampling, box) == at_start)
+        eventually(lambda: picture(page, box) == at_start)
+
+
+def test_sampling_sliders_redraw_and_come_back(sampling):
+    redraws_and_comes_back(sampling, ".jp-OutputArea .widget-vbox:not(.playground-box):has(img)", 3)
+
+
+def test_experts_and_choices_redraw_what_a_batch_touches(lab):
+    page = lab.open("13_does_it_pay.ipynb")
+    redraws_and_comes_back(page, ".jp-OutputArea .widget-vbox:has(img)", 2)
+    page.close()
 
 
 def test_values_are_whole_in_a_narrow_window(sampling):
