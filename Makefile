@@ -6,9 +6,14 @@ INSTALLED := $(VENV)/installed
 NBSTRIPOUT := --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
+SITE := build/site-venv
+SITE_PY := $(SITE)/bin/python
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"])
+
 MINUTES ?= 30
 
-.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student clean readme bench bench-readme processes
+.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student site clean readme bench bench-readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -53,6 +58,9 @@ notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
 student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
 	$(PY) tools/notebooks.py --student build/student
 
+site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (a minute; needs npm)
+	OMP_NUM_THREADS=1 $(SITE_PY) site/build.py
+
 readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
 	sh tools/chromium.sh
 	$(PY) tools/readme.py
@@ -60,7 +68,10 @@ readme: $(INSTALLED)  ## run the README's commands and refresh their output and 
 bench: $(INSTALLED)  ## measure speed, memory and loss beside others (an hour; ARGS=--quick: 5 minutes)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(ARGS)
 
-bench-readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
+bench-site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (a minute; needs npm)
+	OMP_NUM_THREADS=1 $(SITE_PY) site/build.py
+
+readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
 	$(PY) -m benchmarks.report
 
 processes: $(INSTALLED)  ## measure 1 and 2 processes on this machine and refresh the README's table
@@ -75,3 +86,10 @@ $(INSTALLED): requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(INSTALLED)
+
+# An environment of its own that also sees .venv: the learner's packages stay as they are.
+$(SITE)/installed: $(INSTALLED) pyproject.toml
+	test -x $(SITE_PY) || $(PY) -m venv $(SITE)
+	$(PY) -c '$(PURELIB)' > "$$($(SITE_PY) -c '$(PURELIB)')/course.pth"
+	$(SITE_PY) -m pip install --quiet --disable-pip-version-check $$($(PY) -c '$(EXTRA)')
+	touch $(SITE)/installed
