@@ -31,7 +31,7 @@ test: lint  ## run the linter, the quick tests and the notebooks (three minutes 
 test-slow: $(INSTALLED)  ## run the tests that start processes, kill, fill disks or try very much
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m slow $(ARGS)
 
-test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (installs Debian's chromium)
+test-browser: $(INSTALLED) site  ## move the sliders in JupyterLab and on the site in a browser (installs Debian's chromium)
 	sh tools/chromium.sh
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
 
@@ -58,8 +58,8 @@ notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
 student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
 	$(PY) tools/notebooks.py --student build/student
 
-site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (a minute; needs npm)
-	OMP_NUM_THREADS=1 $(SITE_PY) site/build.py
+site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (needs npm)
+	OMP_NUM_THREADS=1 $(SITE_PY) site/make_site.py
 
 readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
 	sh tools/chromium.sh
@@ -68,10 +68,7 @@ readme: $(INSTALLED)  ## run the README's commands and refresh their output and 
 bench: $(INSTALLED)  ## measure speed, memory and loss beside others (an hour; ARGS=--quick: 5 minutes)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(ARGS)
 
-bench-site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (a minute; needs npm)
-	OMP_NUM_THREADS=1 $(SITE_PY) site/build.py
-
-readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
+bench-readme: $(INSTALLED)  ## put the tables of the last full `make bench` into README.md
 	$(PY) -m benchmarks.report
 
 processes: $(INSTALLED)  ## measure 1 and 2 processes on this machine and refresh the README's table

@@ -49,7 +49,7 @@ html_theme_options = {
 }
 html_static_path = [str(HERE / "static"), str(HERE.parent / "build" / "site-vendor")]
 html_css_files = ["site.css"]
-html_js_files = ["site.js"]
+html_js_files = ["site.js", "sliders.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -49,11 +49,13 @@ def _block(lines: list[str]) -> list[str]:
 
 
 def _escape(line: str) -> str:
-    parts = CODE.split(line)
-    text = "".join(
-        f"`{part}`" if CODE.fullmatch(part) else SPECIAL.sub(r"\\\1", part.replace("`", "'"))
-        for part in parts
-    )
-    return re.sub(
-        r"(``)(?=\w)", r"\1\\ ", re.sub(r"(?<=[\w.])(``)(?!\w)(?=[^\s.,;:)])", r"\1", text)
-    )
+    """One line with `code` as literals and every other sign as itself."""
+    found = ""
+    for part in CODE.split(line):
+        if CODE.fullmatch(part):
+            apart = "" if not found or found[-1] in " (['\"-/" else "\\ "
+            found += f"{apart}`{part}`"
+        else:
+            apart = "\\ " if found and part[:1].isalnum() else ""
+            found += apart + SPECIAL.sub(r"\\\1", part.replace("`", "'"))
+    return found

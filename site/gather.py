@@ -7,10 +7,15 @@ import json
 import re
 from pathlib import Path
 
+from sliders import SLIDERS
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDED = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 WRITTEN: set[Path] = set()  # files of this build
-LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?(?=\))")
+RUN = (
+    "Start", "Train", "Generate", "Is the router alive?", "Your own text",
+    "When something goes wrong",
+)  # fmt: skip
 
 
 def chapters() -> list[Path]:
@@ -40,6 +45,7 @@ def copy_notebooks(target: Path) -> None:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             dress(cell)
+        notebook["cells"] = [c for cell in notebook["cells"] for c in moved_by_hand(cell, path)]
         text = json.dumps(notebook, ensure_ascii=False, indent=1)
         put(target / "notebooks" / path.name, text)
 
@@ -50,9 +56,30 @@ def dress(cell: dict) -> None:
     if "solution" in metadata.get("tags", []):
         metadata["tags"] = [*metadata["tags"], "hide-cell"]
         metadata["mystnb"] = dict(FOLDED)
+    if "outputs" in cell:  # a widget without a kernel shows only its name
+        cell["outputs"] = [o for o in cell["outputs"] if "VBox(" not in str(o.get("data"))]
     for output in cell.get("outputs", []):
         if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
             metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
+
+
+def moved_by_hand(cell: dict, path: Path) -> list[dict]:
+    """The cell; if it makes a widget, also what stands for the widget in a page."""
+    widget = re.search(r"^widgets\.(\w+)\(", "".join(cell["source"]), re.MULTILINE)
+    if cell["cell_type"] != "code" or widget is None:
+        return [cell]
+    if make := SLIDERS.get(widget[1]):
+        data = json.dumps(make(path), separators=(",", ":")).replace("</", "<\\/")
+        text = (
+            f'<div class="course-slider" id="{widget[1]}">'
+            f'<script type="application/json">{data}</script></div>'
+        )
+    else:
+        text = f"*`widgets.{widget[1]}` asks a running model: it needs the notebook.*"
+    return [
+        cell,
+        {"cell_type": "markdown", "id": f"{cell['id']}-page", "metadata": {}, "source": text},
+    ]
 
 
 def readme_sections() -> dict[str, str]:
@@ -63,16 +90,28 @@ def readme_sections() -> dict[str, str]:
     return {"": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
 
 
-def page_of_readme(title: str, names: list[str], moved: dict[str, str]) -> str:
-    """A page of some sections; `moved` says on which page the others are."""
+def pages_of_readme() -> dict[str, str]:
+    """run.md has the sections RUN, more.md all others but the table of chapters."""
     sections = readme_sections()
-    text = "".join(f"## {name}\n{sections[name]}" for name in names)
+    others = [name for name in sections if name not in ("", "The chapters", *RUN)]
+    pages = {"run.md": ("Run it", RUN), "more.md": ("Further", others)}
+    where = {_anchor(name): page for page, (_, names) in pages.items() for name in names}
 
-    def lead(match: re.Match) -> str:
-        anchor = match[1]
-        return f"]({moved.get(anchor, '')}#{anchor})"
+    def lead(match: re.Match, here: str) -> str:
+        there = where.get(match[1], here)
+        return f"]({'' if there == here else there}#{match[1]})"
 
-    return f"# {title}\n\n" + re.sub(r"\]\(#([^)]+)\)", lead, text)
+    found = {}
+    for page, (title, names) in pages.items():
+        text = "".join(f"## {name}\n{sections[name]}" for name in names)
+        text = re.sub(r"\]\(#([^)]+)\)", lambda match, page=page: lead(match, page), text)
+        found[page] = f"# {title}\n\n{text}"
+    return found
+
+
+def _anchor(heading: str) -> str:
+    """The part after # in a link to a heading."""
+    return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c == "-")
 
 
 def copy_pages(target: Path) -> None:

@@ -7,6 +7,7 @@ import argparse
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,13 @@ def markdown(path: Path) -> str:
     return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
+def teaching() -> str:
+    """The teaching pages, if the repository has them."""
+    names = [f"teaching/{path.name}" for path in sorted((ROOT / "teaching").glob("*.md"))]
+    entries = "\n".join(names)
+    return f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n" if names else "\n"
+
+
 def what_it_is() -> str:
     """The README's first paragraphs and its picture, without the title."""
     return readme_sections()[""].partition("\n")[2].strip() + "\n"
@@ -54,6 +62,39 @@ def chapter_table() -> str:
         link = f"[{title}](notebooks/{path.name})"
         rows.append([link, builds.get(path.name[:2], ""), str(minutes)])
     return table(["chapter", "you build", "minutes"], rows) + f"\nTogether {whole} minutes.\n"
+
+
+ITALICS = re.compile(r"(?<![*\w])\*([^*\s](?:[^*\n]*[^*\s])?)\*(?![*\w])")
+
+
+def italics(path: Path) -> list[str]:
+    """What a chapter sets in italics, in small letters; its questions, formulas and code aside."""
+    text = markdown(path).partition("\n## Questions\n")[0]
+    text = re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$", "", text, flags=re.DOTALL)
+    return list(dict.fromkeys(found.lower() for found in ITALICS.findall(text)))
+
+
+def introduced() -> dict[str, Path]:
+    """Words in italics -> the first chapter that has them."""
+    first: dict[str, Path] = {}
+    for path in chapters():
+        for word in italics(path):
+            first.setdefault(word, path)
+    return first
+
+
+def glossary() -> str:
+    """The terms of glossary.toml in alphabetical order, each with the chapter that introduces it.
+
+    A term that no chapter here has is left out.
+    """
+    terms = tomllib.loads((ROOT / "site" / "glossary.toml").read_text(encoding="utf-8"))["terms"]
+    first, parts = introduced(), []
+    for term in sorted(set(terms) & set(first)):
+        path = first[term]
+        link = f"[chapter {path.name[:2]}](notebooks/{path.name})"
+        parts.append(f"{term}\n  {plain(terms[term])} ({link})\n")
+    return "```{glossary}\n" + "\n".join(parts) + "```\n"
 
 
 class Key(NamedTuple):

@@ -3,6 +3,7 @@
 `npm pack` fetches one package and runs nothing of it.
 """
 
+import gzip
 import hashlib
 import shutil
 import subprocess
@@ -26,6 +27,16 @@ PACKAGES = (
         {
             "es5/tex-mml-chtml.js": "mathjax/tex-mml-chtml.js",
             "es5/output/chtml/fonts/woff-v2/": "mathjax/output/chtml/fonts/woff-v2/",
+            "LICENSE": "mathjax/LICENSE",
+        },
+    ),
+    Package(
+        "onnxruntime-web", "1.30.0",
+        "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
+        {
+            "dist/ort.wasm.min.js": "onnxruntime/ort.wasm.min.js",
+            "dist/ort-wasm-simd-threaded.mjs": "onnxruntime/ort-wasm-simd-threaded.mjs",
+            "dist/ort-wasm-simd-threaded.wasm": "onnxruntime/ort-wasm-simd-threaded.wasm.gz",
         },
     ),
 )  # fmt: skip
@@ -34,19 +45,33 @@ PACKAGES = (
 def vendor(cache: Path, target: Path) -> None:
     """Put what PACKAGES name into the folder target; the packages stay in the folder cache.
 
+    A name that ends in .gz is packed; the page unpacks it. Nothing is done if all is there.
     Raises: OSError without npm, or if a package is not the one that was checked.
     """
+    stamp, done = target / "packages", repr(PACKAGES)
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == done:
+        return
     shutil.rmtree(target, ignore_errors=True)
     for package in PACKAGES:
         with tarfile.open(fetch(package, cache)) as files:
-            for member in files.getmembers():
-                name = member.name.removeprefix("package/")
-                for source, place in package.take.items():
-                    inside = source.endswith("/") and name.startswith(source)
-                    if member.isfile() and (inside or name == source):
-                        path = target / (place + name.removeprefix(source) if inside else place)
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_bytes(files.extractfile(member).read())
+            for member in filter(tarfile.TarInfo.isfile, files.getmembers()):
+                if path := place(package, member.name.removeprefix("package/")):
+                    content = files.extractfile(member).read()
+                    if path.endswith(".gz"):
+                        content = gzip.compress(content, mtime=0)
+                    (target / path).parent.mkdir(parents=True, exist_ok=True)
+                    (target / path).write_bytes(content)
+    stamp.write_text(done, encoding="utf-8")
+
+
+def place(package: Package, name: str) -> str | None:
+    """Where a file of the package comes to lie, if it is taken at all."""
+    for source, target in package.take.items():
+        if name == source:
+            return target
+        if source.endswith("/") and name.startswith(source):
+            return target + name.removeprefix(source)
+    return None
 
 
 def fetch(package: Package, cache: Path) -> Path:
