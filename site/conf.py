@@ -33,6 +33,7 @@ autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+add_module_names = False
 python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [  # names of Python and of other packages: their pages are not here
@@ -45,12 +46,13 @@ html_theme_options = {
     "use_fullscreen_button": True,
     "show_toc_level": 2,
     "navigation_with_keys": False,
+    "navbar_persistent": [],  # the search field of the sidebar is enough
     "show_navbar_depth": 1,
 }
 html_static_path = [str(HERE / "static"), str(HERE.parent / "build" / "site-vendor")]
 html_css_files = ["site.css"]
 html_js_files = ["site.js", "sliders.js"]
-html_copy_source = False
+html_sourcelink_suffix = ""
 html_show_sphinx = False
 html_show_copyright = False
 html_last_updated_fmt = None

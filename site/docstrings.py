@@ -13,7 +13,9 @@ def as_rst(
     app: object, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Handler of `autodoc-process-docstring`: replaces the lines in place."""
-    if lines:
+    if what == "data":  # the docstring is that of its type, perhaps of another package
+        lines.clear()
+    elif lines:
         lines[:] = convert("\n".join(lines)).splitlines()
 
 

@@ -12,6 +12,8 @@ from sliders import SLIDERS
 ROOT = Path(__file__).resolve().parent.parent
 FOLDED = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 WRITTEN: set[Path] = set()  # files of this build
+# On the site there is a slider, or a line that says what is needed.
+REMARK = re.compile(r"\(Without a running kernel[^)]*\)[ \n]?")
 RUN = (
     "Start", "Train", "Generate", "Is the router alive?", "Your own text",
     "When something goes wrong",
@@ -52,6 +54,7 @@ def copy_notebooks(target: Path) -> None:
 
 def dress(cell: dict) -> None:
     """Add to one cell what MyST-NB reads: a fold, and what a picture says."""
+    cell["source"] = REMARK.sub("", "".join(cell["source"]))
     metadata = cell["metadata"]
     if "solution" in metadata.get("tags", []):
         metadata["tags"] = [*metadata["tags"], "hide-cell"]
@@ -94,7 +97,7 @@ def pages_of_readme() -> dict[str, str]:
     """run.md has the sections RUN, more.md all others but the table of chapters."""
     sections = readme_sections()
     others = [name for name in sections if name not in ("", "The chapters", *RUN)]
-    pages = {"run.md": ("Run it", RUN), "more.md": ("Further", others)}
+    pages = {"run.md": ("Run it", RUN), "more.md": ("Go further", others)}
     where = {_anchor(name): page for page, (_, names) in pages.items() for name in names}
 
     def lead(match: re.Match, here: str) -> str:
@@ -116,8 +119,26 @@ def _anchor(heading: str) -> str:
 
 def copy_pages(target: Path) -> None:
     """What is Markdown already: the site's own pages, CONTRIBUTING, benchmarks, teaching."""
-    files = [*sorted((ROOT / "teaching").glob("*.md")), *sorted((ROOT / "docs").glob("*.png"))]
-    for path in [*files, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]:
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *teaching_pages()]
+    for path in pages:
+        put(target / path.relative_to(ROOT), relinked(path.read_text(encoding="utf-8")))
+    for path in (*(ROOT / "docs").glob("*.png"), *(ROOT / "teaching").glob("*.html")):
         put(target / path.relative_to(ROOT), path.read_bytes())
     for path in sorted((ROOT / "site" / "pages").glob("*.md")):
         put(target / path.name, path.read_bytes())
+
+
+def teaching_pages() -> list[Path]:
+    """teaching/*.md, as far as the repository has them: what is for all chapters comes first."""
+    found = (ROOT / "teaching").glob("*.md")
+    return sorted(found, key=lambda path: (path.name[:2].isdigit(), path.name))
+
+
+def relinked(text: str) -> str:
+    """Links to the README lead to the page of its first section, links to a module to its names."""
+    text = re.sub(r"\]\(((?:\.\./)*)README\.md", r"](\1run.md", text)
+
+    def module(match: re.Match) -> str:
+        return f"]({match[1]}reference/{match[2].replace('/', '.')}.rst"
+
+    return re.sub(r"\]\(((?:\.\./)*)(moe_tutorial/[\w/]+)\.py", module, text)

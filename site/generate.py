@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from gather import ROOT, chapters, put, readme_sections
+from gather import ROOT, chapters, put, readme_sections, teaching_pages
 
 LIBRARY = ROOT / "moe_tutorial"
 ESCAPED = re.compile(r"([\\`*_\[\]<>|$#])")
@@ -39,7 +39,7 @@ def markdown(path: Path) -> str:
 
 def teaching() -> str:
     """The teaching pages, if the repository has them."""
-    names = [f"teaching/{path.name}" for path in sorted((ROOT / "teaching").glob("*.md"))]
+    names = [f"teaching/{path.name}" for path in teaching_pages()]
     entries = "\n".join(names)
     return f"```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n" if names else "\n"
 
@@ -228,5 +228,7 @@ def reference_page(module: str) -> str:
         lines.append(f".. auto{kind}:: {name}")
         if kind == "class":
             lines += ["   :members:", "   :undoc-members:"]
+        if kind == "data":
+            lines.append("   :no-value:")
         lines.append("")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 Gathers the pages in build/site-src, fetches MathJax, and lets Sphinx write build/site.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +44,13 @@ def main() -> int:
         return 1
     write_pages(BUILD / "site-src")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-c", "site"]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, "-d", BUILD / "site-doctrees", BUILD / "site-src", BUILD / "site"],
         cwd=gather.ROOT, check=False,
-    ).returncode  # fmt: skip
+    )  # fmt: skip
+    for path in gather.chapters():  # what a page offers to download is the notebook itself
+        shutil.copy(path, BUILD / "site" / "_sources" / "notebooks")
+    return done.returncode
 
 
 if __name__ == "__main__":
