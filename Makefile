@@ -75,7 +75,7 @@ processes: $(INSTALLED)  ## measure 1 and 2 processes on this machine and refres
 	$(PY) tools/processes.py
 
 clean:  ## remove .venv and caches; trained models stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(SITE) .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find moe_tutorial tests -name __pycache__ -type d -exec rm -rf {} +
 
 # Installs once, and again only when the versions change.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gather import ROOT, chapters, put, readme_sections, teaching_pages
+from vendor import PACKAGES
 
 LIBRARY = ROOT / "moe_tutorial"
 ESCAPED = re.compile(r"([\\`*_\[\]<>|$#])")
@@ -162,6 +163,7 @@ def facts() -> str:
     beyond = [[plain(b.name), plain(b.formula), plain(b.why)] for b in BEYOND]
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     versions = [[code(a), code(b)] for a, b in re.findall(r"^([\w-]+)==(.+)$", pins, re.MULTILINE)]
+    brought = [[code(p.name), code(p.version), p.license] for p in PACKAGES]
     head = ["model", "year", "router", "experts", "chosen", "shared", "dim", "width", "note"]
     return "\n".join([
         "## Routers of published models\n", f"Checked {CHECKED}.",
@@ -170,6 +172,8 @@ def facts() -> str:
         table(["router", "formula", "why"], beyond),
         "## Versions\n", "The course was checked with exactly these.\n",
         table(["package", "version"], versions),
+        "These pages bring along:\n",
+        table(["package", "version", "license"], brought),
     ])  # fmt: skip
 
 

@@ -17,13 +17,15 @@ class Package(NamedTuple):
 
     name: str
     version: str
+    license: str
     sha256: str
     take: dict[str, str]  # path or folder inside the package -> path on the site
 
 
 PACKAGES = (
     Package(
-        "mathjax", "3.2.2", "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
+        "mathjax", "3.2.2", "Apache-2.0",
+        "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09",
         {
             "es5/tex-mml-chtml.js": "mathjax/tex-mml-chtml.js",
             "es5/output/chtml/fonts/woff-v2/": "mathjax/output/chtml/fonts/woff-v2/",
@@ -31,7 +33,7 @@ PACKAGES = (
         },
     ),
     Package(
-        "onnxruntime-web", "1.30.0",
+        "onnxruntime-web", "1.30.0", "MIT",
         "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71",
         {
             "dist/ort.wasm.min.js": "onnxruntime/ort.wasm.min.js",

@@ -49,7 +49,7 @@ class Site:
         self.browser, self.url = browser, url
         self.refused, self.errors = [], []
 
-    def open(self, name, width=1200, height=900, dark=False) -> Page:
+    def open(self, name, width=1200, height=900, dark=False, base=None) -> Page:
         """A page with its formulas set; what it asked of others is in `refused`."""
         self.refused, self.errors = [], []
         context = self.browser.new_context(viewport={"width": width, "height": height})
@@ -61,12 +61,12 @@ class Site:
         page = context.new_page()
         page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.goto(f"{self.url}/{name}", wait_until="load")
+        page.goto(f"{base or self.url}/{name}", wait_until="load")
         page.evaluate("window.MathJax ? MathJax.startup.promise : null")
         return page
 
     def _only_here(self, route):
-        if route.request.url.startswith((self.url, "data:", "blob:")):
+        if route.request.url.startswith((self.url, SITE.as_uri(), "data:", "blob:")):
             route.continue_()
         else:
             self.refused.append(route.request.url)
@@ -175,6 +175,32 @@ def test_search_finds_a_chapter(site, words, chapter):
     page.wait_for_function("/[0-9]/.test(document.querySelector('.search-summary').innerText)")
     targets = page.locator("#search-results li a").evaluate_all("all => all.map(e => e.href)")
     assert any(f"notebooks/{chapter}.html" in target for target in targets[:20])
+    page.context.close()
+
+
+def test_formulas_are_set_with_fonts_that_came_along(site):
+    page = site.open("notebooks/01_corpus.html")
+    assert page.locator(".bd-content mjx-container").count() >= 2
+    assert page.evaluate("document.fonts.ready.then(all => [...all].some("
+                         "f => f.family.includes('MJX') && f.status === 'loaded'))")  # fmt: skip
+    assert site.errors == []
+    page.context.close()
+
+
+def test_the_pages_also_work_from_a_folder_without_a_server(site):
+    """Formulas, sliders and search; only the model asks for a server, in one line."""
+    here = SITE.as_uri()
+    page = site.open("notebooks/01_corpus.html", base=here)
+    assert page.locator(".bd-content mjx-container").count() >= 2
+    page.goto(f"{here}/notebooks/09_sampling.html")
+    assert page.locator("#sampling_slider rect").count() == 12
+    page.goto(f"{here}/search.html?q=router")
+    page.wait_for_selector("#search-results li a")
+    assert (site.refused, site.errors) == ([], [])
+    page.goto(f"{here}/writer.html")
+    page.locator("[name=write]").click()
+    page.wait_for_function("document.querySelector('.writer-status').innerText.includes('server')")
+    assert "python -m http.server" in page.locator(".writer-status").inner_text()
     page.context.close()
 
 
