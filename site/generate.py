@@ -156,15 +156,16 @@ def facts() -> str:
     from moe_tutorial.cards import BEYOND, CARDS, CHECKED
 
     cards = [
-        [plain(card.name), str(card.year), plain(_switches(card.switches)), str(card.num_experts),
-         str(card.top_k), str(card.shared), str(card.dim), str(card.hidden_dim), plain(card.note)]
+        [plain(card.name), str(card.year), plain("; ".join(filter(None, (_switches(card.switches),
+         card.note)))), f"{card.top_k} of {card.num_experts}", str(card.shared), str(card.dim),
+         str(card.hidden_dim)]
         for card in CARDS
     ]  # fmt: skip
     beyond = [[plain(b.name), plain(b.formula), plain(b.why)] for b in BEYOND]
     pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     versions = [[code(a), code(b)] for a, b in re.findall(r"^([\w-]+)==(.+)$", pins, re.MULTILINE)]
     brought = [[code(p.name), code(p.version), p.license] for p in PACKAGES]
-    head = ["model", "year", "router", "experts", "chosen", "shared", "dim", "width", "note"]
+    head = ["model", "year", "router", "experts", "shared", "dim", "width"]
     return "\n".join([
         "## Routers of published models\n", f"Checked {CHECKED}.",
         "[Chapter 15](notebooks/15_routers.ipynb) explains the switches and proves the cards.\n",
