@@ -11,9 +11,13 @@ SITE_PY := $(SITE)/bin/python
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"])
 
+# JupyterLab's extension that shows decks: pinned in pyproject.toml, needed by no learner.
+SLIDESHOW = $(PY) -c "import jupyterlab_slideshow" 2>/dev/null || \
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[slides]"
+
 MINUTES ?= 30
 
-.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student site clean readme bench bench-readme processes
+.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student report slides wheelhouse site clean readme bench bench-readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -33,6 +37,7 @@ test-slow: $(INSTALLED)  ## run the tests that start processes, kill, fill disks
 
 test-browser: $(INSTALLED) site  ## move the sliders in JupyterLab and on the site in a browser (installs Debian's chromium)
 	sh tools/chromium.sh
+	$(SLIDESHOW)
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
 
 soak: $(INSTALLED)  ## the long tests: MINUTES=30 of training, then 20 of kills, texts and chapters
@@ -60,6 +65,17 @@ student: $(INSTALLED)  ## copy the notebooks without solutions into build/studen
 
 site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (needs npm)
 	OMP_NUM_THREADS=1 $(SITE_PY) site/make_site.py
+
+report: $(INSTALLED)  ## judge returned notebooks, a folder per learner (CLASS=folder); runs their code
+	$(PY) tools/report.py $(if $(CLASS),"$(CLASS)") $(ARGS)
+
+slides: $(INSTALLED)  ## make decks of the notebooks in build/slides and open them in JupyterLab
+	$(SLIDESHOW)
+	$(PY) tools/slides.py
+	$(VENV)/bin/jupyter lab --notebook-dir=build/slides
+
+wheelhouse: $(INSTALLED)  ## download all wheels into build/wheelhouse, for a room without network
+	$(PY) tools/wheelhouse.py $(ARGS)
 
 readme: $(INSTALLED)  ## run the README's commands and refresh their output and the pictures
 	sh tools/chromium.sh

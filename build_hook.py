@@ -1,4 +1,4 @@
-"""Puts the built-in texts and settings into the wheel, beside the modules that read them.
+"""Puts the built-in texts, settings and pins into the wheel, beside the modules that read them.
 
 In the repository there is one copy of each, where people look for it; `moe_tutorial.FILES` finds
 both places.
@@ -8,7 +8,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILT_IN = ("config.hocon", "data/fables.txt", "data/passage.txt")
+BUILT_IN = ("config.hocon", "data/fables.txt", "data/passage.txt", "requirements.txt")
 
 
 class BuiltIn(BuildHookInterface):

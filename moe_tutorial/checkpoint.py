@@ -1,9 +1,10 @@
 """Saving and loading, so that nothing is lost and nothing is executed. Chapter 08.
 
-A run folder holds config.hocon (the resolved snapshot), vocab.txt and checkpoints/step-000500/
-with model.safetensors (the weights), training_state.safetensors (optimizer moments and random
-states) and state.json (counters and hashes). The files `latest` and `best` in checkpoints/ name one
-such folder each. There is no pickle: loading a stranger's checkpoint runs no code.
+A run folder holds config.hocon (the resolved snapshot), vocab.txt, draft.safetensors (chapter 16)
+and checkpoints/step-000500/ with model.safetensors (the weights), training_state.safetensors
+(optimizer moments and random states) and state.json (counters and hashes). The files `latest` and
+`best` in checkpoints/ name one such folder each. There is no pickle: loading a stranger's
+checkpoint runs no code.
 """
 
 import json
@@ -88,7 +89,8 @@ def _write_checkpoint(folder: Path, part: Path, state: TrainingState) -> None:
     save_file(state.model.state_dict(), part / "model.safetensors")
     save_file(_training_tensors(state), part / "training_state.safetensors")
     counters = {key: getattr(state, key) for key in trust.COUNTERS}
-    hashes = {file.name: trust.sha256(file) for file in [*part.iterdir(), folder / "vocab.txt"]}
+    beside = [path for name in ("vocab.txt", trust.DRAFT) if (path := folder / name).is_file()]
+    hashes = {file.name: trust.sha256(file) for file in [*part.iterdir(), *beside]}
     hashes["counters"] = trust.sha256_of(counters)
     hashes["model"] = trust.model_hash(state.model.config)
     hashes |= {} if state.text is None else {"text": state.text}

@@ -132,6 +132,7 @@ class InferenceConfig(_Section):
     temperature: NonNegativeFloat = 0.7
     top_k: PositiveInt | None = None
     top_p: Probability | None = None
+    draft_length: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class PathsConfig(_Section):

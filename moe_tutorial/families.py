@@ -1,71 +1,39 @@
-"""Three published architectures, and how their names and tensors are made from ours. Chapter 10.
+"""Six published architectures, and how their names and tensors are made from ours. Chapter 10.
 
-Which one computes the same as a model of this library follows from its configuration:
-MixtralForCausalLM (softmax router, no shared expert), GraniteMoeSharedForCausalLM (softmax router,
-shared expert) and Llama4ForCausalLM (sigmoid router, shared expert; the text model). These are the
-classes of Hugging Face's transformers 5 and the names in the files that it reads.
+These are classes of Hugging Face's transformers 5 and the names in the files that it reads. Each of
+them computes, with some of its settings, what a model of this library computes:
+MixtralForCausalLM          softmax router, no shared expert
+GraniteMoeSharedForCausalLM softmax router, shared expert
+Llama4ForCausalLM           sigmoid router that scales inputs, shared expert (the text model)
+Ernie4_5_MoeForCausalLM     softmax router whose choice a bias moves, shared expert or none
+Glm4MoeForCausalLM          the router of DeepSeek-V3 (sigmoids, a bias, a scale), shared expert
+MiMoV2FlashForCausalLM      the same router, no shared expert
+
+Why no others (read in transformers 5.23): DeepseekV3ForCausalLM makes keys and values from a short
+vector that it normalizes, and all heads share one rotated key. Softmax routers whose weights are
+not divided by their sum: OLMoE, FlexOlmo, Qwen3-MoE and Mellum normalize q and k; Jamba has no
+RoPE; Qwen2-MoE multiplies its shared expert by a sigmoid, and has that gate's weights even if the
+expert has width 0; DeepSeek-V2 has the attention of V3. None of that can be switched off.
 
 Shape letters: D dim, H heads, Dh head size, E experts, F hidden_dim.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from moe_tutorial.config import ModelConfig
-from moe_tutorial.moe import RouterKind, default_hidden_dim
-from moe_tutorial.rope import to_half_split, to_interleaved
+from moe_tutorial.layouts import JOIN, SPLIT, STACK, TRANSPOSE, Rule, interleave
+from moe_tutorial.moe import default_hidden_dim
 from moe_tutorial.routers import switches_of
 
-Tensors = list[Tensor]
 Settings = dict[str, object]
-
-
-class Step(NamedTuple):
-    """One change of layout and its inverse."""
-
-    there: Callable[[Tensors], Tensors]
-    back: Callable[[Tensors], Tensors]
-
-
-def _transpose(tensors: Tensors) -> Tensors:
-    return [tensor.mT for tensor in tensors]
-
-
-TRANSPOSE = Step(_transpose, _transpose)  # we multiply x @ w; a Linear layer stores the transpose
-SPLIT = Step(lambda one: list(one[0].chunk(3)), lambda three: [torch.cat(three)])
-STACK = Step(lambda many: [torch.stack(many)], lambda one: list(one[0].unbind()))
-JOIN = Step(  # gate and up of an expert side by side, gate first
-    lambda parts: [torch.cat(pair, -1) for pair in zip(parts[::2], parts[1::2], strict=True)],
-    lambda joined: [half for both in joined for half in both.chunk(2, -1)],
-)
-
-
-def _interleave(num_heads: int) -> Step:
-    """Rows of q and k in the order of Meta's pairs (2i, 2i + 1); v has no pairs."""
-
-    def rows(w: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
-        return order(w.unflatten(0, (num_heads, -1)).mT).mT.flatten(0, 1)
-
-    def there(qkv: Tensors) -> Tensors:
-        return [rows(qkv[0], to_interleaved), rows(qkv[1], to_interleaved), qkv[2]]
-
-    def back(qkv: Tensors) -> Tensors:
-        return [rows(qkv[0], to_half_split), rows(qkv[1], to_half_split), qkv[2]]
-
-    return Step(there, back)
-
-
-class Rule(NamedTuple):
-    """Tensors of ours (names after blocks.i.), tensors of theirs (after model.layers.i.), steps."""
-
-    ours: str
-    theirs: str
-    steps: tuple[Step, ...] = ()
-
-
+KEYS = {  # of the section model, and the names of most families
+    "dim": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
+    "num_experts": "num_local_experts", "top_k": "num_experts_per_tok",
+    "hidden_dim": "intermediate_size", "max_seq_len": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+}  # fmt: skip
 QKV = "attention.qkv.weight"
 THEIR_QKV = "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.weight"
 
@@ -73,6 +41,10 @@ THEIR_QKV = "self_attn.q_proj.weight self_attn.k_proj.weight self_attn.v_proj.we
 def _experts(model: ModelConfig, *names: str) -> str:
     """The named matrices of all experts of a layer, expert by expert."""
     return " ".join(f"moe.experts.{e}.{name}" for e in range(model.num_experts) for name in names)
+
+
+def _hidden_dim(model: ModelConfig) -> int:
+    return model.hidden_dim or default_hidden_dim(model.dim)
 
 
 def _mixtral(model: ModelConfig) -> tuple[Settings, list[Rule]]:
@@ -122,7 +94,7 @@ def _llama4(model: ModelConfig) -> tuple[Settings, list[Rule]]:
     }
     ours, theirs = "moe.shared_expert", "feed_forward.shared_expert"
     return settings, [
-        Rule(QKV, THEIR_QKV, (SPLIT, _interleave(model.num_heads))),
+        Rule(QKV, THEIR_QKV, (SPLIT, interleave(model.num_heads))),
         Rule("moe.router.scores.weight", "feed_forward.router.weight"),
         Rule(_experts(model, "w_gate", "w_up"), "feed_forward.experts.gate_up_proj", (JOIN, STACK)),
         Rule(_experts(model, "w_down"), "feed_forward.experts.down_proj", (STACK,)),
@@ -132,21 +104,117 @@ def _llama4(model: ModelConfig) -> tuple[Settings, list[Rule]]:
     ]
 
 
+def _linears(model: ModelConfig, bias: Rule) -> list[Rule]:
+    """The layout of Ernie 4.5, GLM-4.5 and MiMo-V2: every matrix is a Linear of its own."""
+    places = [(f"moe.experts.{e}", f"mlp.experts.{e}") for e in range(model.num_experts)]
+    if model.shared_expert:
+        places.append(("moe.shared_expert", "mlp.shared_experts"))
+    return [
+        Rule("moe.router.scores.weight", "mlp.gate.weight"),
+        bias,
+        *(
+            Rule(f"{ours}.w_{name}", f"{theirs}.{name}_proj.weight", (TRANSPOSE,))
+            for ours, theirs in places
+            for name in ("gate", "up", "down")
+        ),
+    ]
+
+
+def _ernie(model: ModelConfig) -> tuple[Settings, list[Rule]]:
+    settings = {
+        "moe_num_shared_experts": int(model.shared_expert),
+        "moe_layer_start_index": 0,
+        "moe_layer_end_index": model.num_layers - 1,
+        "moe_layer_interval": 1,
+        "moe_norm_min": 1e-12,  # the least sum of the chosen probabilities that is divided by
+        "use_bias": False,  # in the Linear layers
+    }
+    bias = Rule("moe.router.bias", "mlp.moe_statics.e_score_correction_bias", (STACK,))  # (1, E)
+    rules = _linears(model, bias)
+    return settings, [Rule(QKV, THEIR_QKV, (SPLIT, interleave(model.num_heads))), *rules]
+
+
+def _deepseek(model: ModelConfig) -> tuple[Settings, list[Rule]]:
+    """What GLM-4.5 and MiMo-V2 share. Raises: ValueError if there is only one expert."""
+    if model.num_experts == 1:
+        raise ValueError(
+            "num_experts=1 is not exported with router_score=sigmoid and balance=bias, because the "
+            "classes made so add up the two best scores; train with two experts or more to export"
+        )
+    settings = {
+        "norm_topk_prob": switches_of(model).normalize,
+        "n_group": 1,
+        "topk_group": 1,
+        "attention_bias": False,
+    }
+    bias = Rule("moe.router.bias", "mlp.gate.e_score_correction_bias")
+    rules = _linears(model, bias)
+    return settings, [Rule(QKV, THEIR_QKV, (SPLIT,)), *rules]
+
+
+def _whole_rope(model: ModelConfig) -> Settings:
+    """By default these two rotate only a part of each head."""
+    return {
+        "rope_type": "default", "rope_theta": model.rope_theta, "partial_rotary_factor": 1.0,
+    }  # fmt: skip
+
+
+def _glm(model: ModelConfig) -> tuple[Settings, list[Rule]]:
+    settings, rules = _deepseek(model)
+    return settings | {
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 0,
+        "use_qk_norm": False,
+        "rope_parameters": _whole_rope(model),
+    }, rules
+
+
+def _mimo(model: ModelConfig) -> tuple[Settings, list[Rule]]:
+    settings, rules = _deepseek(model)
+    head_dim = model.dim // model.num_heads
+    return settings | {
+        "head_dim": head_dim,
+        "v_head_dim": head_dim,
+        "attention_value_scale": 1.0,
+        "layer_types": ["full_attention"] * model.num_layers,
+        "mlp_layer_types": ["sparse"] * model.num_layers,
+        "rope_parameters": {"full_attention": _whole_rope(model)},
+    }, rules
+
+
 class Family(NamedTuple):
     """A published architecture."""
 
     architecture: str  # the class in transformers
     model_type: str
-    router: RouterKind
-    shared_expert: bool
+    keys: Settings  # of the section model: with them ours is made in the same way
     describe: Callable[[ModelConfig], tuple[Settings, list[Rule]]]
+    names: Mapping[str, str] = MappingProxyType({})  # as KEYS, where theirs are other or more
 
 
+_DEEPSEEK = {"router_score": "sigmoid", "balance": "bias"}
+_DEEPSEEK_NAMES = {
+    "num_experts": "n_routed_experts", "hidden_dim": "moe_intermediate_size",
+    "router_normalize": "norm_topk_prob", "router_scale": "routed_scaling_factor",
+}  # fmt: skip
+_ERNIE_NAMES = {
+    "num_experts": "moe_num_experts", "top_k": "moe_k", "hidden_dim": "moe_intermediate_size",
+    "shared_expert": "moe_num_shared_experts",
+}  # fmt: skip
 FAMILIES = (
-    Family("MixtralForCausalLM", "mixtral", "softmax", False, _mixtral),
-    Family("GraniteMoeSharedForCausalLM", "granitemoeshared", "softmax", True, _granite),
-    Family("Llama4ForCausalLM", "llama4_text", "sigmoid", True, _llama4),
-)
+    Family("MixtralForCausalLM", "mixtral",
+           {"router": "softmax", "shared_expert": False}, _mixtral),
+    Family("GraniteMoeSharedForCausalLM", "granitemoeshared",
+           {"router": "softmax", "shared_expert": True}, _granite),
+    Family("Llama4ForCausalLM", "llama4_text",
+           {"router": "sigmoid", "shared_expert": True}, _llama4),
+    Family("Ernie4_5_MoeForCausalLM", "ernie4_5_moe",
+           {"router": "softmax", "balance": "bias"}, _ernie, _ERNIE_NAMES),
+    Family("Glm4MoeForCausalLM", "glm4_moe",
+           {**_DEEPSEEK, "shared_expert": True}, _glm, _DEEPSEEK_NAMES),
+    Family("MiMoV2FlashForCausalLM", "mimo_v2_flash",
+           {**_DEEPSEEK, "shared_expert": False}, _mimo, _DEEPSEEK_NAMES),
+)  # fmt: skip
 SAME_IN_EVERY_BLOCK = (
     Rule("attention_norm.weight", "input_layernorm.weight"),
     Rule("attention.out.weight", "self_attn.o_proj.weight"),
@@ -157,93 +225,3 @@ OUTSIDE_THE_BLOCKS = {
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
-KEYS = {
-    "dim": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
-    "num_experts": "num_local_experts", "top_k": "num_experts_per_tok",
-    "hidden_dim": "intermediate_size", "max_seq_len": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-}  # fmt: skip
-
-
-def family_of(model: ModelConfig) -> Family:
-    """The architecture that is made in the same way. Raises: ValueError if there is none."""
-    if model.balance in ("bias", "quantile"):
-        kind = f"balance={model.balance} is not exported: in none of the three classes does a bias"
-        raise ValueError(f"{kind} choose; train with balance=loss or balance=none to export")
-    if switches_of(model) is not None:
-        keys = "router_score, router_normalize and router_scale"
-        raise ValueError(f"{keys} are not exported; train with their defaults to export")
-    for family in FAMILIES:
-        if (family.router, family.shared_expert) == (model.router, model.shared_expert):
-            return family
-    choices = "; ".join(
-        f"router={f.router} with shared_expert={str(f.shared_expert).lower()} as {f.architecture}"
-        for f in FAMILIES
-    )
-    raise ValueError(
-        f"router={model.router} with shared_expert={str(model.shared_expert).lower()} is not "
-        f"exported, because none of the three classes is made so; what can be exported is {choices}"
-    )
-
-
-def architecture_settings(model: ModelConfig, vocab_size: int) -> Settings:
-    """The keys of config.json that decide what is computed. Raises: ValueError as `family_of`."""
-    family = family_of(model)
-    return {
-        "model_type": family.model_type,
-        "vocab_size": vocab_size,
-        **{theirs: getattr(model, ours) for ours, theirs in KEYS.items()},
-        "intermediate_size": _hidden_dim(model),
-        "num_key_value_heads": model.num_heads,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        **family.describe(model)[0],
-    }
-
-
-def to_hugging_face(weights: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Their tensors, made from ours: the same numbers under other names and in other layouts.
-
-    Shapes: the E w_gate (D, F) become E times (F, D) in Mixtral, the first half of (E, 2F, D) in
-    GraniteMoeShared and of (E, D, 2F) in Llama 4; the qkv (3D, D) becomes three times (D, D).
-    Raises: KeyError if a tensor is missing; ValueError as `family_of`.
-    """
-    result = {}
-    for ours, theirs, steps in _rules(model):
-        tensors = [weights[name] for name in ours]
-        for step in steps:
-            tensors = step.there(tensors)
-        result.update(zip(theirs, _in_order(tensors), strict=True))
-    return result
-
-
-def to_ours(weights: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Our tensors, made from theirs: the inverse of `to_hugging_face`, bit for bit."""
-    result = {}
-    for ours, theirs, steps in _rules(model):
-        tensors = [weights[name] for name in theirs]
-        for step in reversed(steps):
-            tensors = step.back(tensors)
-        result.update(zip(ours, _in_order(tensors), strict=True))
-    return result
-
-
-def _in_order(tensors: Tensors) -> Tensors:
-    return [tensor.contiguous() for tensor in tensors]  # only such ones can be saved
-
-
-def _hidden_dim(model: ModelConfig) -> int:
-    return model.hidden_dim or default_hidden_dim(model.dim)
-
-
-def _rules(model: ModelConfig) -> Iterator[tuple[list[str], list[str], tuple[Step, ...]]]:
-    """All tensors of a model, with full names."""
-    for ours, theirs in OUTSIDE_THE_BLOCKS.items():
-        yield [ours], [theirs], ()
-    rules = [*SAME_IN_EVERY_BLOCK, *family_of(model).describe(model)[1]]
-    for i in range(model.num_layers):
-        for rule in rules:
-            ours = [f"blocks.{i}.{name}" for name in rule.ours.split()]
-            theirs = [f"model.layers.{i}.{name}" for name in rule.theirs.split()]
-            yield ours, theirs, rule.steps

@@ -17,18 +17,11 @@ from safetensors.torch import save_file
 
 from moe_tutorial.checkpoint import load_model, save_checkpoint, start_run_folder
 from moe_tutorial.config import Config, TrainingConfig, change_inference, validate_config
-from moe_tutorial.families import (
-    FAMILIES,
-    KEYS,
-    Settings,
-    architecture_settings,
-    family_of,
-    to_hugging_face,
-    to_ours,
-)
+from moe_tutorial.families import FAMILIES, KEYS, Settings
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import start_training
+from moe_tutorial.translation import architecture_settings, family_of, to_hugging_face, to_ours
 from moe_tutorial.trust import CheckpointError, at_home, read_tensors
 
 _LARGEST_CONFIG = 2**20  # bytes of a JSON file that is read
@@ -42,6 +35,12 @@ REASONS = {
     "layer_types": "every position attends to all earlier ones",
     "sliding_window": "every position attends to all earlier ones",
     "moe_layers": "every layer is a mixture",
+    "mlp_layer_types": "every layer is a mixture",
+    "moe_layer_start_index": "every layer is a mixture",
+    "first_k_dense_replace": "every layer is a mixture",
+    "moe_num_shared_experts": "one shared expert or none",
+    "n_shared_experts": "one shared expert",
+    "n_group": "the experts are not divided into groups",
     "shared_intermediate_size": "the shared expert is as wide as the others",
     "tie_word_embeddings": "embedding and head are two matrices",
     "vocab_size": "as many as tokenizer.json has characters",
@@ -61,6 +60,8 @@ def export(run_folder: str | Path, out_folder: str | Path) -> str:
     model, tokenizer, config = load_model(run_folder)
     family = family_of(config.model)
     weights = to_hugging_face(model.state_dict(), config.model)
+    by_loss = config.model.balance == "loss"
+    coefficient = config.model.load_balancing_loss_coef if by_loss else 0.0
     settings = {
         "architectures": [family.architecture],
         **architecture_settings(config.model, tokenizer.vocab_size),
@@ -68,7 +69,7 @@ def export(run_folder: str | Path, out_folder: str | Path) -> str:
         "dtype": "float32",
         "experts_implementation": "eager",  # their grouped kernel needs widths divisible by 4
         # Their f sums to top_k, ours to 1. They pool the layers, so one layer alone is the same.
-        "router_aux_loss_coef": config.model.load_balancing_loss_coef / config.model.top_k,
+        "router_aux_loss_coef": coefficient / config.model.top_k,
         "moe_tutorial": config.model_dump(exclude=PRIVATE),
     }
     tokenizer_settings = {
@@ -162,14 +163,17 @@ def _described(found: Settings, path: Path) -> dict[str, Settings]:
             f"{path}: model_type={_short(found.get('model_type'))} cannot be imported, only {types}"
         )
     try:
-        model = {ours: found[theirs] for ours, theirs in KEYS.items()}
-        model["rope_theta"] = found["rope_parameters"]["rope_theta"]
+        model = {ours: found[theirs] for ours, theirs in (KEYS | family.names).items()}
+        rope = found["rope_parameters"]
+        model["rope_theta"] = rope.get("full_attention", rope)["rope_theta"]
         seq_len = min(TrainingConfig().seq_len, model["max_seq_len"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: not as transformers 5 writes it ({error!r}); load and save the model there"
         ) from None
-    model |= {"router": family.router, "shared_expert": family.shared_expert, "dropout": 0.0}
+    if "shared_expert" in model:
+        model["shared_expert"] = bool(model["shared_expert"])  # theirs is a number of experts
+    model |= {**family.keys, "dropout": 0.0}
     return {"model": model, "training": {"seq_len": seq_len}}
 
 

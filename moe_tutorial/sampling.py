@@ -76,18 +76,32 @@ class Reader:
         self.window: list[int] = []
         self.caches = model.new_caches()
 
+    def slide(self, tokens: list[int]) -> list[int]:
+        """Add tokens to the window; return those to be read: all of it, where it had to slide."""
+        max_seq_len = self.model.config.max_seq_len
+        self.window += tokens
+        if len(self.window) <= max_seq_len:
+            return tokens
+        self.window = self.window[-max(1, 3 * max_seq_len // 4) :]
+        self.caches = self.model.new_caches()
+        return self.window
+
     @torch.inference_mode()
     def read(self, tokens: list[int]) -> tuple[Tensor, Tensor]:
         """Logits (V,) after the last token, and its experts (L, K)."""
-        max_seq_len = self.model.config.max_seq_len
-        self.window += tokens
-        if len(self.window) > max_seq_len:
-            self.window = self.window[-max(1, 3 * max_seq_len // 4) :]
-            self.caches = self.model.new_caches()
-            tokens = self.window
-        ids = torch.tensor([tokens], device=self.model.head.weight.device)
+        ids = torch.tensor([self.slide(tokens)], device=self.model.head.weight.device)
         logits, routings = self.model(ids, self.caches)
         return logits[0, -1], torch.stack([routing.experts[-1] for routing in routings])
+
+
+def check_prompt(prompt: Tensor) -> None:
+    """Raise ValueError or TypeError unless the prompt is one row (T,) of at least one token."""
+    if not isinstance(prompt, torch.Tensor):
+        raise TypeError(f"the prompt is a {type(prompt).__name__}; CharTokenizer.encode gives ids")
+    if prompt.ndim != 1:
+        raise ValueError(f"the prompt {tuple(prompt.shape)} is not one row (T,); give one text")
+    if len(prompt) == 0:
+        raise ValueError("the prompt is empty; give the model at least one character to continue")
 
 
 def generate(
@@ -109,12 +123,7 @@ def generate(
     range; TypeError if the prompt is not a tensor.
     """
     check_sampling(temperature, top_k, top_p)
-    if not isinstance(prompt, torch.Tensor):
-        raise TypeError(f"the prompt is a {type(prompt).__name__}; CharTokenizer.encode gives ids")
-    if prompt.ndim != 1:
-        raise ValueError(f"the prompt {tuple(prompt.shape)} is not one row (T,); give one text")
-    if len(prompt) == 0:
-        raise ValueError("the prompt is empty; give the model at least one character to continue")
+    check_prompt(prompt)
     reader = Reader(model)
     logits, _ = reader.read(prompt.tolist())
     for _ in range(max_new_tokens):

@@ -23,6 +23,7 @@ from moe_tutorial.config import ModelConfig
 Which = Literal["latest", "best"]
 COUNTERS = ("step", "seconds", "validation_loss", "best_validation_loss", "best_step")
 TENSOR_FILES = ("model.safetensors", "training_state.safetensors")
+DRAFT = "draft.safetensors"  # counts of the text; a run folder without it lacks nothing else
 STEP = r"step-\d{6,}"  # the name of a complete checkpoint's folder
 LARGEST_VOCABULARY = 16 * 2**20  # bytes; room for all 1,114,112 characters
 _SMALL = 2**20  # bytes; no other text file of a run folder is larger
@@ -90,7 +91,8 @@ def verified(folder: Path, checkpoint: Path) -> Verified:
         content = json.loads(path.read_text(encoding="utf-8"))
         counters = {key: content[key] for key in COUNTERS}
         hashes = {name: str(content["sha256"][name]) for name in (*TENSOR_FILES, "vocab.txt")}
-        optional = {name: content["sha256"].get(name) for name in ("counters", "model", "text")}
+        more = ("counters", "model", "text", DRAFT)
+        optional = {name: content["sha256"].get(name) for name in more}
         if content["sha256"].keys() - hashes.keys() - optional.keys():
             raise ValueError("a hash of something unknown")
         _check_counters(counters, checkpoint.name)
@@ -107,6 +109,11 @@ def verified(folder: Path, checkpoint: Path) -> Verified:
         raise CheckpointError(
             f"{folder / 'vocab.txt'} is not the vocabulary that {checkpoint.name} was trained "
             f"with; put back the vocab.txt that was saved with it"
+        )
+    if optional[DRAFT] and _hash_of_strangers(folder / DRAFT) not in (optional[DRAFT], "missing"):
+        raise CheckpointError(
+            f"{folder / DRAFT}: changed since it was saved; remove it (train --resume counts it "
+            f"again)"
         )
     return Verified(counters, optional["model"], optional["text"])
 
@@ -125,9 +132,7 @@ def resumable(folder: Path) -> tuple[Path, Verified]:
 
 def model_hash(model: ModelConfig) -> str:
     """Of the section model; a key that is newer than some checkpoints counts once it is used."""
-    newer = {
-        "balance", "bias_update_rate", "router_score", "router_normalize", "router_scale",
-    }  # fmt: skip
+    newer = {"balance", "bias_update_rate", "router_score", "router_normalize", "router_scale"}
     return sha256_of(model.model_dump(exclude={key for key in newer if _default(model, key)}))
 
 

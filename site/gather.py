@@ -78,7 +78,7 @@ def moved_by_hand(cell: dict, path: Path) -> list[dict]:
             f'<script type="application/json">{data}</script></div>'
         )
     else:
-        text = f"*`widgets.{widget[1]}` asks a running model: it needs the notebook.*"
+        text = f"*`widgets.{widget[1]}` computes while you use it: it needs the notebook.*"
     return [
         cell,
         {"cell_type": "markdown", "id": f"{cell['id']}-page", "metadata": {}, "source": text},

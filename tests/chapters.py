@@ -29,7 +29,7 @@ CHAPTERS = {
     "07_moe": ("moe",),
     "08_training": ("model", "checkpoint", "training"),
     "09_sampling": ("sampling",),
-    "10_hugging_face": ("families", "hugging_face"),
+    "10_hugging_face": ("layouts", "families", "translation", "hugging_face"),
     "11_router_health": ("balance",),
     "12_specialists": ("analysis",),
     "13_does_it_pay": ("cost",),

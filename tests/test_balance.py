@@ -19,10 +19,10 @@ from moe_tutorial.balance import (
 )
 from moe_tutorial.checkpoint import load_checkpoint, load_model, save_checkpoint, start_run_folder
 from moe_tutorial.config import Config, ConfigError, TrainingConfig, validate_config
-from moe_tutorial.families import family_of
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import MoE, Router, Routing, expert_load, load_balancing_loss
 from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.translation import family_of
 from moe_tutorial.trust import CheckpointError, model_hash
 
 E, K, D = 8, 2, 6
@@ -343,12 +343,13 @@ def test_the_hash_of_a_model_is_that_of_before_unless_a_newer_key_is_used():
     assert len(hashes) == 7
 
 
-def test_no_published_class_of_chapter_10_has_such_a_bias():
+def test_a_bias_that_moves_a_softmax_choice_is_exported_as_ernie():
     for balance in ("bias", "quantile"):
-        with pytest.raises(ValueError, match=f"balance={balance} is not exported"):
-            family_of(small(balance=balance))
+        assert family_of(small(balance=balance)).architecture == "Ernie4_5_MoeForCausalLM"
     for balance in ("loss", "none"):
         assert family_of(small(balance=balance)).architecture == "MixtralForCausalLM"
+    with pytest.raises(ValueError, match=r"router=sigmoid .*with balance=bias is not exported"):
+        family_of(small(balance="bias", router="sigmoid"))
 
 
 def test_the_layer_scales_inputs_by_what_a_biased_sigmoid_router_says():

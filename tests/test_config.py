@@ -262,6 +262,7 @@ DEFAULTS = {
     },
     "inference": {
         "prompt": None, "max_new_tokens": 50, "temperature": 0.7, "top_k": None, "top_p": None,
+        "draft_length": 0,
     },
     "paths": {"output_dir": "model", "model_path": None},
 }  # fmt: skip
@@ -296,6 +297,7 @@ LEAST_AND_MOST = [  # what is just allowed, and what is just not
     (("training.data_dir", "paths.output_dir", "paths.model_path"), "a", "", "ab", "a\tb"),
     (("inference.temperature",), 0.0, -1e-9, 1e300, math.inf),
     (("inference.top_p",), 1e-9, 0.0, 1.0, 1.001),
+    (("inference.draft_length",), 0, -1, 64, 65),
     (("model.router",), "softmax", "", "sigmoid", "both"),
     (("model.balance",), "none", "", "quantile", "losses"),
     (("model.bias_update_rate", "model.router_scale"), 1e-9, 0.0, 1e300, math.inf),

@@ -43,7 +43,7 @@ def asked(monkeypatch):
 TRAIN = {"config": None, "overrides": [], "resume": False, "debug": False}
 GENERATE = {"model_path": None, "prompt": None, "interactive": False, "stdin": False,
             "verbose": False, "max_new_tokens": None, "temperature": None, "top_k": None,
-            "top_p": None, "seed": None, "debug": False}  # fmt: skip
+            "top_p": None, "draft_length": None, "seed": None, "debug": False}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,7 @@ GENERATE = {"model_path": None, "prompt": None, "interactive": False, "stdin": F
         (["generate", "--temperature", "0.5"], GENERATE, {"temperature": 0.5}, 8),
         (["generate", "--top-k", "3"], GENERATE, {"top_k": 3}, 8),
         (["generate", "--top-p", "0.5"], GENERATE, {"top_p": 0.5}, 8),
+        (["generate", "--draft", "4"], GENERATE, {"draft_length": 4}, 8),
         (["generate", "--seed", "0"], GENERATE, {"seed": 0}, 8),
         (["generate", "--seed", str(2**63 - 1)], GENERATE, {"seed": 2**63 - 1}, 8),
         (["generate", "--debug"], GENERATE, {"debug": True}, 8),
@@ -122,12 +123,14 @@ def test_wrong_flags_are_wrong_use(capsys, arguments, words):
 DEBUG = "--debug show the traceback of an error"
 HELP = {
     (): [
-        "usage: python -m moe_tutorial [-h] train | generate | inspect | export | import ...",
+        "usage: python -m moe_tutorial [-h] train | generate | inspect | doctor | export | import "
+        "...",
         "Train a small Mixture-of-Experts character model and generate text with it. Without a "
         "command: train.",
         "train train a model, save it, print a sample",
         "generate generate text with a trained model",
         "inspect is the router alive? loads and a picture",
+        "doctor can this machine run the course? takes seconds",
         "export write a model as Hugging Face's transformers read it",
         "import the way back: write a run folder",
     ],
@@ -153,6 +156,7 @@ HELP = {
         "--max-new-tokens N --temperature T 0 is greedy",
         "--top-k K keep the K best tokens",
         "--top-p P keep probability P of the best",
+        "--draft N guess N characters by counting, check them at once; 0: off",
         "--seed S default: that of the training",
         DEBUG,
     ],
@@ -353,6 +357,7 @@ def test_import_says_how_to_try_it(here, monkeypatch, capsys):
          ("all", ["default"])),
         ({"max_new_tokens": 5, "top_p": 0.5}, {"max_new_tokens": 5, "top_p": 0.5}, None, False,
          ("all", ["default"])),
+        ({"draft_length": 0, "stdin": True}, {"draft_length": 0}, None, False, ("lines",)),
     ],
 )  # fmt: skip
 def test_generate_does_what_the_flags_say(monkeypatch, flags, changes, seed, verbose, done):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import environment
+from conftest import ROOT, environment
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -22,14 +22,16 @@ from safetensors.torch import load_file, save_file
 from moe_tutorial import moe
 from moe_tutorial.checkpoint import load_model, save_checkpoint, start_run_folder
 from moe_tutorial.command.cli import main
+from moe_tutorial.command.hocon import load_config
 from moe_tutorial.config import Config, InferenceConfig, ModelConfig, TrainingConfig
-from moe_tutorial.families import FAMILIES, to_ours
+from moe_tutorial.families import FAMILIES, KEYS
 from moe_tutorial.hugging_face import PRIVATE, export, import_, tokenizer_json
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import Routing, load_balancing_loss
 from moe_tutorial.sampling import generate
 from moe_tutorial.tokenizer import CharTokenizer
-from moe_tutorial.training import start_training
+from moe_tutorial.training import start_training, train
+from moe_tutorial.translation import to_ours
 from moe_tutorial.trust import CheckpointError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -65,11 +67,21 @@ def random_config(name, seed, **changes):
         "rope_theta": rng.choice((500.0, 10_000.0)),
         "norm_eps": rng.choice((1e-5, 1e-3)),
         "dropout": 0.1,
-        "router": family.router,
-        "shared_expert": family.shared_expert,
+        **free_keys(family, rng),
+        **family.keys,
     }
     model = ModelConfig(**{**values, **changes})
     return Config(model=model, training=TrainingConfig(seq_len=11, learning_rate=0.5 / (1 + seed)))
+
+
+def free_keys(family, rng):
+    """What the family can do in more than one way."""
+    values = {
+        "router_normalize": rng.choice((True, False, None)),
+        "router_scale": rng.choice((1.0, 1.4, 2.5)),
+        "shared_expert": rng.choice((True, False)),
+    }
+    return {key: value for key, value in values.items() if key in family.names}
 
 
 def scramble(model):
@@ -80,6 +92,9 @@ def scramble(model):
                 parameter.uniform_(0.5, 1.5)
             else:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("bias"):  # of the choice, about as large as the scores differ
+                buffer.uniform_(-0.2, 0.2)
 
 
 def run_folder(folder, config, seed=0):
@@ -112,34 +127,40 @@ def exported(tmp_path, name, seed=0, **changes):
 def their_config(name, seed):
     """The same sizes, written down in the words of transformers."""
     model = random_config(name, seed).model
-    words = {
+    family = FAMILIES[NAMES.index(name)]
+    words = {theirs: getattr(model, ours) for ours, theirs in {**KEYS, **family.names}.items()}
+    words |= {
         "vocab_size": V,
-        "hidden_size": model.dim,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
         "num_key_value_heads": model.num_heads,
-        "num_local_experts": model.num_experts,
-        "num_experts_per_tok": model.top_k,
-        "intermediate_size": model.hidden_dim,
-        "max_position_embeddings": model.max_seq_len,
-        "rms_norm_eps": model.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
         "experts_implementation": "eager",  # the other ones refuse odd widths
     }
     head_dim = model.dim // model.num_heads
+    whole_rope = {**words["rope_parameters"], "partial_rotary_factor": 1.0}
+    normalize = model.router_normalize is not False
     match name:
         case "MixtralForCausalLM":
-            return transformers().MixtralConfig(**words)
+            own = {}
         case "GraniteMoeSharedForCausalLM":
             own = {"shared_intermediate_size": model.hidden_dim}
-            return transformers().GraniteMoeSharedConfig(
-                **words, **own, attention_multiplier=1 / head_dim**0.5
-            )
+            own |= {"attention_multiplier": 1 / head_dim**0.5}
         case "Llama4ForCausalLM":
             own = {"head_dim": head_dim, "no_rope_layers": [1] * model.num_layers}
-            off = {"use_qk_norm": False, "attn_temperature_tuning": False}
-            return transformers().Llama4TextConfig(**words, **own, **off)
+            own |= {"use_qk_norm": False, "attn_temperature_tuning": False}
+        case "Ernie4_5_MoeForCausalLM":
+            own = {"moe_num_shared_experts": int(model.shared_expert)}
+            own |= {"moe_layer_start_index": 0, "tie_word_embeddings": False}
+        case "Glm4MoeForCausalLM":
+            own = {"norm_topk_prob": normalize, "rope_parameters": whole_rope}
+            own |= {"first_k_dense_replace": 0}
+        case "MiMoV2FlashForCausalLM":
+            own = {"head_dim": head_dim, "v_head_dim": head_dim, "attention_value_scale": 1.0}
+            own |= {"layer_types": ["full_attention"] * model.num_layers}
+            own |= {"mlp_layer_types": ["sparse"] * model.num_layers}
+            own |= {"norm_topk_prob": normalize, "rope_parameters": {"full_attention": whole_rope}}
+    config_class = getattr(transformers(), name).config_class
+    return config_class(**{**words, **own})
 
 
 def save_theirs(folder, config):
@@ -184,11 +205,12 @@ def gradients_differ_by(pair, folder):
     for logits in (pair.ours(tokens).logits, pair.theirs(tokens).logits):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     for parameter in pair.theirs.parameters():
-        parameter.data = parameter.grad
+        if parameter.grad is not None:  # ERNIE's bias is a parameter, without a gradient
+            parameter.data = parameter.grad
     pair.theirs.save_pretrained(folder)
     theirs = to_ours(load_file(folder / "model.safetensors"), pair.ours.config)
     ours = {name: parameter.grad for name, parameter in pair.ours.named_parameters()}
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == {name for name in theirs if not name.endswith("router.bias")}
     assert all(ours[name].abs().max() > 1e-4 for name in ours if has_gradient(name, pair))
     experts = (g.abs().max() for name, g in ours.items() if ".experts." in name)
     assert sum(largest > 1e-4 for largest in experts) >= 3 * pair.ours.config.num_layers
@@ -196,9 +218,10 @@ def gradients_differ_by(pair, folder):
 
 
 def has_gradient(name, pair):
-    """All have one, except an idle expert, and a softmax router that chooses one expert."""
+    """All have one, except an idle expert, and a router whose one weight is divided by itself."""
     config = pair.ours.config
-    no_gradient = config.router == "softmax" and config.top_k == 1 and "router" in name
+    divided = config.router == "softmax" and config.router_normalize is not False
+    no_gradient = divided and config.top_k == 1 and "router" in name
     return not no_gradient and ".experts." not in name
 
 
@@ -230,6 +253,12 @@ def test_imported_model_has_the_same_logits_and_gradients(tmp_path, name, seed):
     ids=["one expert", "all experts", "top 1", "default width"],
 )
 def test_edge_cases_are_exported_as_well(tmp_path, name, changes):
+    if "router_score" in FAMILIES[NAMES.index(name)].keys and changes.get("num_experts") == 1:
+        run = run_folder(tmp_path / "run", random_config(name, 0, **changes))
+        with pytest.raises(ValueError, match="train with two experts or more"):
+            export(run, tmp_path / "hf")
+        assert not (tmp_path / "hf").exists()
+        return
     pair = exported(tmp_path, name, **changes)
     assert logits_differ_by(pair) < 1e-5
     assert gradients_differ_by(pair, tmp_path / "gradients") < 1e-5
@@ -356,13 +385,16 @@ def swap_gate_and_up(tensors):
             tensors[name] = torch.cat(tensors[name].chunk(2, 1)[::-1], 1)
         if "gate_up_proj" in name:
             tensors[name] = torch.cat(tensors[name].chunk(2, 2)[::-1], 2)
+        if "mlp.experts." in name and "gate_proj" in name:
+            other = name.replace("gate_proj", "up_proj")
+            tensors[name], tensors[other] = tensors[other], tensors[name]
 
 
 def swap_shared_gate_and_up(tensors):
     for name in list(tensors):
         if "shared_mlp.input_linear" in name:
             tensors[name] = torch.cat(tensors[name].chunk(2)[::-1])
-        if "shared_expert.gate_proj" in name:
+        if "shared_expert.gate_proj" in name or "shared_experts.gate_proj" in name:
             other = name.replace("gate_proj", "up_proj")
             tensors[name], tensors[other] = tensors[other], tensors[name]
 
@@ -375,22 +407,74 @@ def undo_the_pairs(tensors, heads):
             tensors[name] = torch.cat((rows[:, 0::2], rows[:, 1::2]), 1).flatten(0, 1)
 
 
+def forget_the_bias(tensors):
+    for name in tensors:
+        if name.endswith("e_score_correction_bias"):
+            tensors[name] = torch.zeros_like(tensors[name])
+
+
 @pytest.mark.parametrize(
     ("name", "mistake"),
     [
         *((name, swap_gate_and_up) for name in NAMES),
-        *((name, swap_shared_gate_and_up) for name in NAMES[1:]),
+        *((name, swap_shared_gate_and_up) for name in NAMES[1:5]),
         ("Llama4ForCausalLM", undo_the_pairs),
+        ("Ernie4_5_MoeForCausalLM", undo_the_pairs),
+        *((name, forget_the_bias) for name in NAMES[3:]),
     ],
 )
 def test_a_wrong_mapping_is_noticed(tmp_path, name, mistake):
-    pair = exported(tmp_path, name)
+    changes = {"shared_expert": True} if mistake is swap_shared_gate_and_up else {}
+    changes |= {"num_experts": 5, "top_k": 2} if mistake is forget_the_bias else {}
+    pair = exported(tmp_path, name, **changes)
     assert logits_differ_by(pair) < 1e-5
     if mistake is undo_the_pairs:
         mistake = partial(undo_the_pairs, heads=pair.ours.config.num_heads)
     change_tensors(pair.folder, mistake)
     pair.theirs = load_theirs(pair.folder)
     assert logits_differ_by(pair) > 1e-2
+
+
+@pytest.mark.parametrize("changes", [{"norm_topk_prob": False}, {"routed_scaling_factor": 1.0}])
+@pytest.mark.parametrize("name", NAMES[4:])
+def test_a_wrong_setting_of_deepseeks_router_is_noticed(tmp_path, name, changes):
+    pair = exported(tmp_path, name, router_normalize=True, router_scale=1.4)
+    assert logits_differ_by(pair) < 1e-5
+    path = pair.folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    pair.theirs = load_theirs(pair.folder)
+    assert logits_differ_by(pair) > 1e-2
+
+
+def test_deepseeks_configuration_is_trained_exported_and_read_back(tmp_path):
+    """A few steps move its bias; transformers and the imported folder then compute the same."""
+    config = load_config(ROOT / "configs" / "deepseek.hocon")
+    settings = config.training.model_copy(update={"seq_len": 16, "batch_size": 2, "max_steps": 3})
+    model, ids = MoELanguageModel(config.model, V), torch.arange(V).repeat(40)
+    start_run_folder(tmp_path / "run", config, SYMBOLS)
+    state = start_training(model, settings)
+    losses = [record.loss for record in train(state, ids, ids[:60], settings)]
+    assert len(losses) == 3
+    save_checkpoint(tmp_path / "run", state)
+    assert export(tmp_path / "run", tmp_path / "hf") == "MiMoV2FlashForCausalLM"
+    theirs = load_theirs(tmp_path / "hf")
+    biases = [b for name, b in theirs.named_buffers() if name.endswith("score_correction_bias")]
+    assert len(biases) == config.model.num_layers
+    assert all(bias.abs().max() >= config.model.bias_update_rate / 2 for bias in biases)
+    import_(tmp_path / "hf", tmp_path / "back")
+    for folder in ("run", "back"):
+        pair = SimpleNamespace(ours=load_model(tmp_path / folder).model, theirs=theirs)
+        assert logits_differ_by(pair) < 1e-5
+
+
+def test_a_model_balanced_without_a_loss_asks_for_none_in_transformers(tmp_path):
+    for i, (balance, name) in enumerate(
+        (("loss", NAMES[0]), ("none", NAMES[0]), ("bias", NAMES[3]))
+    ):
+        config = random_config(name, 0, balance=balance, load_balancing_loss_coef=0.3, top_k=3)
+        export(run_folder(tmp_path / f"run{i}", config), tmp_path / f"hf{i}")
+        found = json.loads((tmp_path / f"hf{i}" / "config.json").read_text())
+        assert found["router_aux_loss_coef"] == pytest.approx(0.1 if balance == "loss" else 0)
 
 
 def test_scaling_the_output_instead_of_the_input_is_noticed(tmp_path, monkeypatch):
@@ -521,6 +605,22 @@ FOREIGN = {"moe_tutorial": None}
         (NAMES[2], {"use_qk_norm": True}, "use_qk_norm=True"),
         (NAMES[2], {"attn_temperature_tuning": True}, "attn_temperature_tuning=True"),
         (NAMES[2], {"layer_types": ["chunked_attention"], "attention_chunk_size": 4}, "earlier"),
+        (NAMES[3], {"moe_num_shared_experts": 2}, "moe_num_shared_experts=2 .*expert or none"),
+        (NAMES[3], {"moe_layer_start_index": 1}, "every layer is a mixture"),
+        (NAMES[3], {"moe_norm_min": 1.0}, r"moe_norm_min=1\.0 cannot be imported"),
+        (NAMES[3], {"use_bias": True}, "use_bias=True"),
+        (NAMES[4], {"first_k_dense_replace": 1}, "every layer is a mixture"),
+        (NAMES[4], {"n_shared_experts": 2}, "n_shared_experts=2 .*one shared expert"),
+        (NAMES[4], {"n_group": 2}, r"n_group=2 .*not divided into groups"),
+        (NAMES[4], {"norm_topk_prob": None}, r"norm_topk_prob=None cannot be imported"),
+        (NAMES[4], {"norm_topk_prob": "yes"}, r"model\.router_normalize: input should be a valid"),
+        (NAMES[4], {"routed_scaling_factor": 0}, r"model\.router_scale: input should be greater"),
+        (NAMES[4], {"use_qk_norm": True}, "use_qk_norm=True"),
+        (NAMES[5], {"layer_types": ["sliding_attention"]}, "all earlier ones"),
+        (NAMES[5], {"mlp_layer_types": ["dense"]}, "every layer is a mixture"),
+        (NAMES[5], {"v_head_dim": 3}, "v_head_dim=3"),
+        (NAMES[5], {"attention_value_scale": 0.707}, r"attention_value_scale=0\.707"),
+        (NAMES[5], {"rope_parameters": []}, "not as transformers 5 writes it"),
     ],
 )
 def test_other_architectures_are_refused_by_name(tmp_path, name, changes, message):

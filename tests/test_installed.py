@@ -79,7 +79,12 @@ def test_the_wheel_holds_every_module_and_one_copy_of_the_built_in_files(python)
     modules = {str(p.relative_to(ROOT).as_posix()) for p in (ROOT / "moe_tutorial").rglob("*.py")}
     built_in = {
         f"moe_tutorial/built_in/{name}"
-        for name in ("config.hocon", "data/fables.txt", "data/passage.txt")
+        for name in (
+            "config.hocon",
+            "data/fables.txt",
+            "data/passage.txt",
+            "requirements.txt",
+        )
     }
     results = {f"moe_tutorial/experiments/results/{path.name}" for path in RESULTS.iterdir()}
     assert sorted(names) == sorted(modules | built_in | results)
@@ -104,6 +109,15 @@ def test_an_empty_folder_is_enough_to_train_generate_export_and_import(python, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "hf", "model"]
     out = run(python, "-m", "moe_tutorial", "train", "--resume", cwd=tmp_path)
     assert out.startswith("settings: model/config.hocon, the run's own\n".replace("/", os.sep))
+
+
+def test_the_doctor_knows_the_pins_and_trains_in_an_empty_folder(python, tmp_path):
+    lines = run(python, "-m", "moe_tutorial", "doctor", cwd=tmp_path).splitlines()
+    assert lines[1].startswith("fine  ")
+    assert "packages, all as checked" in lines[1]
+    assert lines[5].startswith("fine  trained for 2 seconds: ")
+    assert lines[7].endswith(" | ready")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_configuration_in_the_folder_is_used_instead(python, tmp_path):

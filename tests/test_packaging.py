@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 # The root of the library, in the order in which it is read: the course and what it stands on.
 COURSE = (
     "config", "device", "trust", "corpus", "tokenizer", "batching", "rope", "rmsnorm", "attention",
-    "moe", "balance", "routers", "cards", "model", "training", "checkpoint", "sampling", "families",
-    "hugging_face", "analysis", "cost", "parallel",
+    "moe", "balance", "routers", "cards", "model", "training", "checkpoint", "sampling", "layouts",
+    "families", "translation", "hugging_face", "analysis", "cost", "parallel", "speculation",
 )  # fmt: skip
 # The rooms beside it, and which rooms each may use; all may use the course.
 ROOMS = {
@@ -57,6 +57,13 @@ def test_the_folder_of_the_site_is_described_whole():
     named = {line.split()[0].rstrip("/") for line in tree.splitlines()[2:]}
     found = {path.name for path in (ROOT / "site").iterdir()}
     assert named == found - {"__pycache__"}
+
+
+def test_what_shows_slides_is_pinned_and_no_learner_needs_it():
+    slides = [Requirement(r) for r in PROJECT["optional-dependencies"]["slides"]]
+    assert "jupyterlab-slideshow" in {r.name for r in slides}
+    assert not {r.name for r in slides} & set(pins())
+    assert all(str(r.specifier).startswith("==") for r in slides)
 
 
 def test_requirements_end_with_this_repository():

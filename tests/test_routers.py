@@ -20,7 +20,6 @@ from moe_tutorial.checkpoint import (
 )
 from moe_tutorial.command.hocon import load_config
 from moe_tutorial.config import Config, ConfigError, ModelConfig, TrainingConfig, validate_config
-from moe_tutorial.families import family_of
 from moe_tutorial.model import MoELanguageModel
 from moe_tutorial.moe import Router
 from moe_tutorial.routers import (
@@ -36,6 +35,7 @@ from moe_tutorial.routers import (
 from moe_tutorial.sampling import generate
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import TrainingState, start_training, train
+from moe_tutorial.translation import family_of
 
 V3 = Switches("sigmoid", True, groups=4, kept_groups=2, group_best=2, normalize=True, scale=2.5)
 
@@ -433,11 +433,15 @@ def test_the_configuration_of_deepseek_is_read_and_its_scale_restores_the_varian
     assert found == plain.model_copy(update={key: getattr(found, key) for key in keys})
 
 
-@pytest.mark.parametrize("key", [{"router_score": "softmax"}, {"router_normalize": True},
+@pytest.mark.parametrize("key", [{"router_score": "sqrtsoftplus"}, {"router_normalize": False},
                                  {"router_scale": 2.0}])  # fmt: skip
-def test_a_switched_router_is_not_exported(key):
-    with pytest.raises(ValueError, match="router_score, router_normalize and router_scale are not"):
+def test_a_router_that_no_class_of_chapter_10_has_is_not_exported(key):
+    with pytest.raises(ValueError, match=f"{next(iter(key))}=.* is not exported"):
         family_of(configured(**key))
+
+
+def test_the_router_of_deepseek_is_exported():
+    assert family_of(configured(**DEEPSEEK)).architecture == "MiMoV2FlashForCausalLM"
 
 
 def test_the_quantile_needs_softmax_scores():

@@ -252,6 +252,24 @@ def test_a_key_of_the_section_inference_reaches_the_sampler(monkeypatch, key, va
     assert [options[key] for options in asked] == [value, default]
 
 
+@pytest.mark.parametrize(("value", "drafted"), [(3, True), (0, False)])
+def test_the_draft_length_of_the_section_inference_reaches_speculation(monkeypatch, value, drafted):
+    asked = []
+    for name in ("generate", "speculate"):
+        monkeypatch.setattr(
+            generation,
+            name,
+            lambda *a, name=name, **options: (asked.append((name, options)), [])[1],
+        )
+    with open_run(settings("inference.draft_length", value), resume=False) as opened:
+        list(islice(train_in_folder(opened), 4))
+    writer, sampling = generation.open_writer(Path("model"))
+    writer.complete("The", sampling)
+    ((name, options),) = asked
+    assert name == ("speculate" if drafted else "generate")
+    assert options.get("draft_length") == (3 if drafted else None)
+
+
 def test_the_prompt_of_the_section_inference_is_continued(capsys):
     changes = {"inference": {"prompt": "the cart", "max_new_tokens": 2}}
     assert main(["train", "--set", *flat(changes)]) == 0
@@ -286,7 +304,7 @@ def test_every_key_has_a_test_here():
         "training": {key for key, *_ in TRAINING} | {"seed"},
         "device": {"type", "num_cpu_threads", "num_cpu_interop_threads", "gpu_ids", "use_mps",
                    "use_data_parallel", "num_processes"},
-        "inference": {"prompt", "max_new_tokens", "temperature", "top_k", "top_p"},
+        "inference": {"prompt", "max_new_tokens", "temperature", "top_k", "top_p", "draft_length"},
         "paths": {"output_dir", "model_path"},
     }  # fmt: skip
     found = {section: set(values) for section, values in Config().model_dump().items()}

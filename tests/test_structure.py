@@ -15,7 +15,8 @@ SECTIONS = [
     "Objectives", "Before you start", "Intuition", "Build it", "Check it against the library",
     "Exercises", "Summary", "Questions", "Next",
 ]  # fmt: skip
-TAGS = {"final", "exercise", "check", "solution", "raises-exception", "nbval-ignore-output"}
+TAGS = {"final", "exercise", "check", "solution", "raises-exception", "nbval-ignore-output",
+        "slide-skip"}  # fmt: skip
 FIRST_LINES = "%matplotlib inline\nimport torch\n\nfrom moe_tutorial import "
 every_chapter = pytest.mark.parametrize("chapter", PRESENT)
 

@@ -1,5 +1,6 @@
 """Sliders redraw the figure that the chapter shows."""
 
+import math
 import re
 
 import pytest
@@ -8,7 +9,9 @@ from test_plots import step_records
 
 from moe_tutorial import plots, widgets
 from moe_tutorial.analysis import read, rerouted, without
+from moe_tutorial.moe import Routing
 from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.widgets.ch07 import HandRouter
 from moe_tutorial.widgets.ch12 import NEW, NONE, Surgery
 
 
@@ -132,3 +135,55 @@ def test_surgery_says_when_too_few_experts_are_left(surgery):
     assert "1 of 5 experts are left; a token needs 2" in surgery.note.value
     surgery.on[0].value = True
     assert "held-out loss" in surgery.note.value
+
+
+def sent_by_hand(experts, ahead):
+    chosen = torch.tensor(experts)[:, None]
+    logits = ahead * torch.nn.functional.one_hot(chosen[:, 0], 4)
+    return Routing(torch.ones(len(experts), 1), chosen, logits.softmax(-1))
+
+
+@pytest.fixture
+def by_hand():
+    return HandRouter("The dog sat by the g", sent_by_hand, num_experts=4)
+
+
+def said(by_hand):
+    """MaxVio, balance loss, and whether equal characters meet one expert."""
+    violation, loss, loyal = re.findall(r"<b>([^<]+)</b>", by_hand.note.value)
+    return float(violation), float(loss), loyal
+
+
+def test_the_hand_router_says_what_the_library_measures(by_hand):
+    p = math.e**2 / (math.e**2 + 3)  # of the chosen expert, two logits ahead
+    assert said(by_hand) == (3.0, round(4 * p, 3), "yes")  # all to expert 0
+    start = bytes(by_hand.picture.value)
+    assert start.startswith(b"\x89PNG")
+    for token, button in enumerate(by_hand.tokens):
+        for _ in range(token % 4):
+            button.click()
+    assert by_hand.experts == [0, 1, 2, 3] * 5
+    assert said(by_hand) == (0.0, 1.0, "no")
+    assert by_hand.meter.value == 0
+    assert bytes(by_hand.picture.value) != start
+    assert (by_hand.tokens[1].description, by_hand.tokens[3].description) == ("h 1", "\u2423 3")
+    assert "load 25%, 25%, 25%, 25%; idle experts 0" in by_hand.note.value
+    for _ in range(3):
+        by_hand.tokens[1].click()
+    assert by_hand.experts[1] == 0  # after the last expert comes the first
+    by_hand.again.click()
+    assert (by_hand.experts, bytes(by_hand.picture.value)) == ([0] * 20, start)
+
+
+def test_the_hand_router_can_be_won_and_can_fool_the_number(by_hand):
+    by_hand.ahead.value = 0.0
+    assert said(by_hand) == (3.0, 1.0, "yes")  # P is even: 1, whatever the load
+    by_hand.ahead.value = 8.0
+    groups = (
+        {" ": 0} | dict.fromkeys("heT", 1) | dict.fromkeys("gtd", 2) | dict.fromkeys("osaby", 3)
+    )
+    assert set(groups) == set(by_hand.text)
+    for token, char in enumerate(by_hand.text):
+        for _ in range(int(groups[char])):
+            by_hand.tokens[token].click()
+    assert said(by_hand) == (0.0, 1.0, "yes")  # the five spaces have an expert of their own

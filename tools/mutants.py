@@ -29,6 +29,7 @@ MODULES = {  # the file, its tests
     "model": ["model", "balance"],
     "training": ["training", "balance"],
     "sampling": ["sampling"],
+    "speculation": ["speculation"],
     "tokenizer": ["tokenizer"],
     "batching": ["batching"],
     "corpus": ["corpus"],
@@ -36,7 +37,10 @@ MODULES = {  # the file, its tests
     "command/run": ["run"],
     "config": ["config", "settings"],
     "command/cli": ["flags", "cli"],
-    "families": ["families", "balance"],
+    "layouts": ["layouts"],
+    "families": ["families", "translation"],
+    "translation": ["translation", "balance"],
+    "routers": ["routers", "cards"],
 }
 SETTINGS = """
 [tool.mutmut]

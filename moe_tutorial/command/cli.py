@@ -9,7 +9,7 @@ from os.path import expanduser
 
 from moe_tutorial.command.terminal import COMMAND, EXIT_FAILED, EXIT_WRONG_USE, reason
 
-COMMANDS = "train | generate | inspect | export | import"
+COMMANDS = "train | generate | inspect | doctor | export | import"
 
 # The commands import what they need when they are called: `--help` does not wait for PyTorch.
 
@@ -78,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("--dataset", metavar="D", help="text to route; default: the training's")
     inspect.add_argument("--to", metavar="PNG", type=expanduser, help="default: DIR/router.png")
+    doctor = commands.add_parser("doctor", help="can this machine run the course? takes seconds")
+    doctor.set_defaults(command=_doctor)
     export = commands.add_parser(
         "export", help="write a model as Hugging Face's transformers read it"
     )
@@ -130,6 +132,8 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--temperature", metavar="T", type=float, help="0 is greedy")
     generate.add_argument("--top-k", metavar="K", type=int, help="keep the K best tokens")
     generate.add_argument("--top-p", metavar="P", type=float, help="keep probability P of the best")
+    draft = "guess N characters by counting, check them at once; 0: off"
+    generate.add_argument("--draft", metavar="N", type=int, dest="draft_length", help=draft)
     generate.add_argument("--seed", metavar="S", type=_seed, help="default: that of the training")
 
 
@@ -155,6 +159,12 @@ def _inspect(args: argparse.Namespace) -> int:
     from moe_tutorial.command.inspect import inspect_command
 
     return inspect_command(args)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from moe_tutorial.command.doctor import doctor_command
+
+    return doctor_command(args)
 
 
 def _export(args: argparse.Namespace) -> int:

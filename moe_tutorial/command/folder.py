@@ -10,10 +10,11 @@ from filelock import FileLock, Timeout
 
 from moe_tutorial.config import ConfigError, dump_config, load_snapshot
 from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.trust import DRAFT
 
 FIRST_FILES = {"training.lock", "training.pid", "checkpoints", "config.hocon.part"}
 LATER_FILES = {"config.hocon", "vocab.txt", "metrics.jsonl", "metrics.part", "train.log",
-               "history.png"}  # fmt: skip
+               "history.png", DRAFT, f"{DRAFT}.part"}  # fmt: skip
 
 
 @contextmanager

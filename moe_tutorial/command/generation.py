@@ -3,27 +3,31 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from moe_tutorial.checkpoint import TrainedModel, load_model
+from moe_tutorial.command.draft import read_draft
 from moe_tutorial.command.hocon import model_path
 from moe_tutorial.command.terminal import EXIT_WRONG_USE, visible
 from moe_tutorial.config import ConfigError, InferenceConfig, change_inference
 from moe_tutorial.device import choose_device, set_threads
 from moe_tutorial.sampling import GeneratedToken, generate
+from moe_tutorial.speculation import Draft, SpeculatedToken, speculate
 from moe_tutorial.tokenizer import CharTokenizer
+from moe_tutorial.trust import DRAFT, at_home
 
 RIVALS = 5
 
 
 def generate_command(args: argparse.Namespace) -> int:
     """Generate text with the model of a run folder, which holds all that is needed."""
-    flags = {key: getattr(args, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")}
-    given = {key: value for key, value in flags.items() if value is not None}
+    keys = ("max_new_tokens", "temperature", "top_k", "top_p", "draft_length")
+    given = {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     writer, settings = open_writer(model_path(args.model_path), given, args.seed, args.verbose)
     if args.interactive:
         writer.converse(settings)
@@ -41,6 +45,8 @@ class Writer:
     trained: TrainedModel
     generator: torch.Generator
     verbose: bool = False
+    draft: Draft | None = None  # None: nothing is guessed, whatever the settings say
+    accepted: int = 0  # guesses in the last completion
 
     def _show(self, text: str, end: str = "") -> None:
         # A file or a pipe gets every character as it is; a terminal would obey some.
@@ -51,29 +57,33 @@ class Writer:
 
         Raises: ValueError if the prompt is empty or has an unknown character.
         """
-        tokenizer = self.trained.tokenizer
-        ids = tokenizer.encode(prompt)
-        device = self.trained.model.head.weight.device
-        tokens = generate(
-            self.trained.model,
-            ids.to(device),
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            generator=self.generator,
-        )
+        tokenizer, self.accepted = self.trained.tokenizer, 0
         new = []
-        for token in tokens:
+        for token in self._tokens(tokenizer.encode(prompt), settings):
             if not new:  # the prompt is known to be good once there is a first token
                 self._show(prompt, end="\n" if self.verbose else "")
             new.append(tokenizer.decode([token.token]))
+            self.accepted += getattr(token, "how", None) == "accepted"
             if self.verbose:
                 print(explain(token, tokenizer), flush=True)
             else:
                 self._show(new[-1])
         print()
         return "".join(new)
+
+    def _tokens(
+        self, ids: Tensor, settings: InferenceConfig
+    ) -> Iterator[GeneratedToken | SpeculatedToken]:
+        model = self.trained.model
+        ids = ids.to(model.head.weight.device)
+        keys = {"max_new_tokens", "temperature", "top_k", "top_p"}
+        sampling = {**settings.model_dump(include=keys), "generator": self.generator}
+        if self._drafts(settings):
+            return speculate(model, ids, self.draft, draft_length=settings.draft_length, **sampling)
+        return generate(model, ids, **sampling)
+
+    def _drafts(self, settings: InferenceConfig) -> bool:
+        return self.draft is not None and settings.draft_length > 0
 
     def complete_all(self, prompts: Iterable[str], settings: InferenceConfig) -> None:
         """One completion per prompt, with an empty line between them."""
@@ -117,8 +127,10 @@ class Writer:
         seconds = time.perf_counter() - started
         print("\n=== New Completion ===")
         self._show(text, end="\n\n")
+        how_many = f", {self.accepted} of {len(text)} guessed by counting and accepted"
         print(
             f"Stats: {len(prompt) + len(text)} total tokens, {len(text) / seconds:.2f} tokens/sec"
+            f"{how_many if self._drafts(settings) else ''}"
         )
 
 
@@ -138,11 +150,22 @@ def open_writer(
         print(f"generating on the CPU: {visible(str(error))}", file=sys.stderr)
     generator = torch.Generator().manual_seed(config.training.seed if seed is None else seed)
     settings = change_inference(config.inference, changes or {})
-    return Writer(trained, generator, verbose), settings
+    draft = None
+    if settings.draft_length:
+        draft = read_draft(at_home(folder), trained.tokenizer.vocab_size)
+    if draft is None and (changes or {}).get("draft_length"):
+        raise ConfigError(
+            f"{folder} holds no {DRAFT}, whose counts --draft needs: train --resume adds it to a "
+            f"run of an earlier version; without --draft the same text comes more slowly"
+        )
+    return Writer(trained, generator, verbose, draft), settings
 
 
-def explain(token: GeneratedToken, tokenizer: CharTokenizer) -> str:
-    """The character, its probability, its best rivals, and the experts it took in every layer."""
+def explain(token: GeneratedToken | SpeculatedToken, tokenizer: CharTokenizer) -> str:
+    """The character, its probability, its best rivals, the experts it took in every layer.
+
+    With a draft also how it came about: accepted, corrected or drawn.
+    """
     probs = token.probs.tolist()
     best = sorted(range(len(probs)), key=lambda i: -probs[i])
     rivals = [i for i in best if i != token.token and probs[i] > 0][:RIVALS]
@@ -152,7 +175,8 @@ def explain(token: GeneratedToken, tokenizer: CharTokenizer) -> str:
         for i, layer in enumerate(token.experts.tolist(), start=1)
     )
     char = tokenizer.decode([token.token])
-    return f"{char!r:6} {probs[token.token]:.3f} | rivals {others} | experts {experts}"
+    how = f" | {token.how}" if isinstance(token, SpeculatedToken) else ""
+    return f"{char!r:6} {probs[token.token]:.3f} | rivals {others} | experts {experts}{how}"
 
 
 def ask(question: str) -> str:

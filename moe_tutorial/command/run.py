@@ -16,6 +16,7 @@ from moe_tutorial.balance import RouterHealth, router_health
 from moe_tutorial.batching import check_length
 from moe_tutorial.command import folder as run_folder
 from moe_tutorial.command import log
+from moe_tutorial.command.draft import write_draft
 from moe_tutorial.command.terminal import visible
 from moe_tutorial.config import Config, InferenceConfig
 from moe_tutorial.corpus import Corpus, load_corpus
@@ -25,7 +26,7 @@ from moe_tutorial.processes.distributed import from_first, is_first, processes, 
 from moe_tutorial.sampling import check_sampling
 from moe_tutorial.tokenizer import CharTokenizer
 from moe_tutorial.training import NonFiniteLoss, StepRecord
-from moe_tutorial.trust import resumable
+from moe_tutorial.trust import DRAFT, resumable
 
 
 @dataclass
@@ -103,9 +104,12 @@ def _take_folder(run: Run, tokenizer: CharTokenizer, resume: bool) -> Iterator[N
         if checkpoint.has_checkpoint(folder):
             checkpoint.load_checkpoint(folder, run.state)
             checkpoint.write_snapshot(folder, run.config)  # its limits may have changed
+            if not (folder / DRAFT).exists():  # begun with an earlier version
+                write_draft(folder, run.train_ids, tokenizer.vocab_size)
         else:
             run_folder.check_free(folder)
             checkpoint.start_run_folder(folder, run.config, tokenizer)
+            write_draft(folder, run.train_ids, tokenizer.vocab_size)
         log.cut_metrics(folder, run.state.step)
         yield
 

@@ -1,6 +1,7 @@
 """What chapter 13 says of its experiments, as assertions over their results."""
 
 from collections.abc import Callable
+from itertools import combinations
 from statistics import mean
 
 from moe_tutorial.cost import experts_touched
@@ -12,6 +13,12 @@ Statements = dict[str, Callable[[Results], bool]]
 def at_step(results: Results, variant: str, step: int) -> list[float]:
     """The held-out loss on the way, one per seed."""
     return [dict(map(tuple, points))[step] for points in results.of(variant, "curve")]
+
+
+def leads(results: Results, step: int) -> list[float]:
+    """How far the hash is below the learned router in the long trainings, one per seed."""
+    hashed, learned = (at_step(results, router, step) for router in TWICE)
+    return [high - low for low, high in zip(hashed, learned, strict=True)]
 
 
 def least(results: Results, variant: str) -> list[float]:
@@ -190,25 +197,33 @@ ROUTER_SHAKESPEARE: Statements = {
         lambda r: not r.differ("learned, Shakespeare", "frozen, Shakespeare", "loss")
     ),
 }
-ROUTER_LONG: Statements = {}
-ROUTER_WHY: Statements = {
-    "the even hash ends below the random table with every seed": (
-        lambda r: r.all_below("hash", "random table", "loss")
+TWICE = tuple(f"{router}, twice as long" for router in ("hash", "learned"))
+ROUTER_LONG: Statements = {
+    "after 2,000 steps no difference is seen between the hash and the learned router": (
+        lambda r: not r.differ(*TWICE, "loss")
     ),
-    "between the table of a trained router and that router no difference is seen": (
-        lambda r: not r.differ("table of a trained router", "learned", "loss")
-    ),
-    "between the table of a trained router and the hash no difference is seen": (
-        lambda r: not r.differ("table of a trained router", "hash", "loss")
-    ),
-    "every fixed table ends below the learned router, on average over the seeds": (
-        lambda r: (
-            max(
-                r.mean(table, "loss")
-                for table in ("hash", "random table", "table of a trained router")
-            )
-            < r.mean("learned", "loss")
+    "with every seed the hash leads after 100 steps, and by less or not at all at the end": (
+        lambda r: all(
+            at_100 > max(0, end) for at_100, end in zip(leads(r, 100), leads(r, 2000), strict=True)
         )
+    ),
+    "twice as many steps lower both losses below 1.21": (
+        lambda r: max(loss for router in TWICE for loss in r.of(router, "loss")) < 1.21
+    ),
+}
+TABLES = ("hash", "random table", "table of a trained router")
+ROUTER_WHY: Statements = {
+    "each of the three tables ends below the learned router, by more than twice the error": (
+        lambda r: all(
+            r.differ(table, "learned", "loss") and r.mean(table, "loss") < r.mean("learned", "loss")
+            for table in TABLES
+        )
+    ),
+    "between the three tables no difference is seen": (
+        lambda r: not any(r.differ(a, b, "loss") for a, b in combinations(TABLES, 2))
+    ),
+    "the random table is uneven: its busiest expert has over 70 % more than the mean": (
+        lambda r: min(r.of("random table", "violation")) > 0.7
     ),
     "without its balance loss the learned router ends higher with every seed": (
         lambda r: r.all_below("learned", "learned, no balance", "loss")

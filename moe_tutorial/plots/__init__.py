@@ -10,6 +10,7 @@ from moe_tutorial.plots.ch06 import attention_figure, largest_weight_figure
 from moe_tutorial.plots.ch07 import (
     colored_html,
     dispatch_figure,
+    expert_colors,
     expert_html,
     load_figure,
     routing_figure,

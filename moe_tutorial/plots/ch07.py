@@ -122,9 +122,14 @@ def _color(expert: int) -> str:
     return EXPERT_COLORS[expert % len(EXPERT_COLORS)]
 
 
-def _style(expert: int) -> str:
-    """The color of an expert as CSS, with letters in black or white, whichever can be read."""
+def expert_colors(expert: int) -> tuple[str, str]:
+    """The color of an expert, and black or white for letters on it, whichever can be read."""
     color = _color(expert)
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    ink = "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else "#fff"
+    return color, "#000" if 0.3 * red + 0.59 * green + 0.11 * blue > 100 else "#fff"
+
+
+def _style(expert: int) -> str:
+    """The two colors as CSS."""
+    color, ink = expert_colors(expert)
     return f"background:{color};color:{ink}"

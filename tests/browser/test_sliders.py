@@ -137,6 +137,40 @@ def test_rate_of_the_bias_redraws_the_drift_and_comes_back(lab):
     eventually(lambda: picture(page, box) not in (at_start, by_keyboard))
 
 
+def test_the_reader_is_the_router_by_mouse_and_by_keyboard(lab):
+    page = lab.open("07_moe.ipynb")
+    box, note = ".hand-router-box", page.locator(".hand-router-note")
+    token = lambda i: page.locator(f".hand-router-token-{i}")  # noqa: E731
+    all_to_0, at_start = note.inner_text(), picture(page, box)
+    assert "load 100%, 0%, 0%, 0%" in all_to_0
+    assert token(0).inner_text() == "T 0"
+    colors = [token(0).evaluate("e => getComputedStyle(e).backgroundColor")]
+    token(0).click()
+    settle(page)
+    assert token(0).inner_text() == "T 1"
+    assert "load 95%, 5%, 0%, 0%" in note.inner_text()
+    colors.append(token(0).evaluate("e => getComputedStyle(e).backgroundColor"))
+    assert colors[0] != colors[1]
+    for i in range(1, 20):
+        token(i).focus()
+        for _ in range(i % 4):
+            page.keyboard.press("Enter")
+    token(0).focus()
+    for _ in range(3):
+        page.keyboard.press("Enter")  # from expert 1 back to 0
+    settle(page)
+    eventually(lambda: "(MaxVio) 0.00; balance loss 1.000" in note.inner_text())
+    assert "equal characters meet one expert: no" in note.inner_text()
+    eventually(lambda: picture(page, box) != at_start)
+    page.locator(".hand-router-again").click()
+    settle(page)
+    eventually(lambda: note.inner_text() == all_to_0 and picture(page, box) == at_start)
+    assert Slider(page, page.locator(".hand-router-ahead [role=slider]")).press("Home") == 0
+    eventually(lambda: "balance loss 1.000" in note.inner_text())
+    assert "load 100%, 0%, 0%, 0%" in note.inner_text()
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def sampling(lab):
     page = lab.open("09_sampling.ipynb")
