@@ -108,7 +108,7 @@ def pages_of_readme() -> dict[str, str]:
     for page, (title, names) in pages.items():
         text = "".join(f"## {name}\n{sections[name]}" for name in names)
         text = re.sub(r"\]\(#([^)]+)\)", lambda match, page=page: lead(match, page), text)
-        found[page] = f"# {title}\n\n{text}"
+        found[page] = relinked(f"# {title}\n\n{text}")
     return found
 
 
@@ -135,10 +135,20 @@ def teaching_pages() -> list[Path]:
 
 
 def relinked(text: str) -> str:
-    """Links to the README lead to the page of its first section, links to a module to its names."""
+    """Links to the README lead to the page of its first section, links to a module to its names.
+
+    Files of the repository that are no page here, such as CITATION.cff, are named and not linked.
+    """
     text = re.sub(r"\]\(((?:\.\./)*)README\.md", r"](\1run.md", text)
 
     def module(match: re.Match) -> str:
         return f"]({match[1]}reference/{match[2].replace('/', '.')}.rst"
 
-    return re.sub(r"\]\(((?:\.\./)*)(moe_tutorial/[\w/]+)\.py", module, text)
+    text = re.sub(r"\]\(((?:\.\./)*)(moe_tutorial/[\w/]+)\.py", module, text)
+    return re.sub(r"\[([^\]\n]+)\]\(([^)\s#]+)(#[^)\s]*)?\)", _linked_or_named, text)
+
+
+def _linked_or_named(match: re.Match) -> str:
+    target = match[2]
+    page = target.endswith((".md", ".ipynb", ".rst", ".png", ".html"))
+    return match[0] if page or re.match(r"https?:|mailto:", target) else match[1]

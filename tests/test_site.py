@@ -26,9 +26,12 @@ GLOSSARY = tomllib.loads((ROOT / "site" / "glossary.toml").read_text(encoding="u
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
-    """The cells of every chapter as the site has them."""
+    """The cells of every chapter as the site has them; the browser tests read the figures."""
     folder = tmp_path_factory.mktemp("site")
-    gather.copy_notebooks(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        names = dict.fromkeys(sliders.SLIDERS, lambda path: {"of": f"</{path.stem}>"})
+        patch.setattr(gather, "SLIDERS", names)
+        gather.copy_notebooks(folder)
     paths = sorted((folder / "notebooks").glob("*.ipynb"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in paths}
 
@@ -77,6 +80,7 @@ def test_every_widget_has_its_slider_or_says_that_it_needs_the_notebook(copies):
     )  # fmt: skip
     drawn = re.findall(r'class="course-slider" id="(\w+)"', text)
     assert sorted(drawn) == sorted(sliders.SLIDERS)
+    assert r'{"of":"<\/04_rope>"}</script>' in text  # nothing in the data ends the script
 
 
 def test_a_widget_that_no_chapter_makes_is_refused(tmp_path):
@@ -200,6 +204,14 @@ def test_every_section_of_the_readme_is_on_one_page_and_links_lead_there():
             anchors = [gather._anchor(h) for h in re.findall(r"^## (.+)$", pages[there or page],
                                                              re.MULTILINE)]  # fmt: skip
             assert anchor in anchors
+
+
+def test_a_file_that_is_no_page_is_named_and_not_linked():
+    text = (
+        "[`CITATION.cff`](CITATION.cff), [b](../LICENSE), [c](x.md#y), [d](https://e.f/g), [h](#i)"
+    )
+    found = "`CITATION.cff`, b, [c](x.md#y), [d](https://e.f/g), [h](#i)"
+    assert gather.relinked(text) == found
 
 
 def test_links_to_the_readme_and_to_modules_lead_to_their_pages():
