@@ -46,7 +46,7 @@ SETTINGS = """
 [tool.mutmut]
 source_paths = ["moe_tutorial"]
 only_mutate = ["moe_tutorial/{module}.py"]
-also_copy = ["config.hocon", "configs", "data", "README.md"]
+also_copy = ["config.hocon", "configs", "data", "README.md", "requirements.txt"]
 pytest_add_cli_args = ["-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 do_not_mutate_patterns = ['^\\s*raise ', '^\\s*"[^"]*"[,)]*$']
