@@ -40,13 +40,13 @@ MODULES = {  # the file, its tests
     "layouts": ["layouts"],
     "families": ["families", "translation"],
     "translation": ["translation", "balance"],
-    "routers": ["routers", "cards"],
+    "routers": ["routers"],
 }
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["moe_tutorial"]
 only_mutate = ["moe_tutorial/{module}.py"]
-also_copy = ["config.hocon", "configs", "data", "README.md", "requirements.txt"]
+also_copy = ["config.hocon", "configs", "data", "README.md"]
 pytest_add_cli_args = ["-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 do_not_mutate_patterns = ['^\\s*raise ', '^\\s*"[^"]*"[,)]*$']
