@@ -6,13 +6,18 @@ INSTALLED := $(VENV)/installed
 NBSTRIPOUT := --keep-output --keep-count --keep-id \
 	--extra-keys "metadata.language_info.version cell.metadata.execution metadata.widgets"
 
+SITE := build/site-venv
+SITE_PY := $(SITE)/bin/python
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"])
+
 # JupyterLab's extension that shows decks: pinned in pyproject.toml, needed by no learner.
 SLIDESHOW = $(PY) -c "import jupyterlab_slideshow" 2>/dev/null || \
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[slides]"
 
 MINUTES ?= 30
 
-.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student report slides wheelhouse clean readme bench bench-readme processes
+.PHONY: help train test test-slow test-browser mutants soak audit lint lab notebooks student report slides wheelhouse site clean readme bench bench-readme processes
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -30,7 +35,7 @@ test: lint  ## run the linter, the quick tests and the notebooks (three minutes 
 test-slow: $(INSTALLED)  ## run the tests that start processes, kill, fill disks or try very much
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m slow $(ARGS)
 
-test-browser: $(INSTALLED)  ## move the sliders in JupyterLab in a browser (installs Debian's chromium)
+test-browser: $(INSTALLED) site  ## move the sliders in JupyterLab and on the site in a browser (installs Debian's chromium)
 	sh tools/chromium.sh
 	$(SLIDESHOW)
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/browser $(ARGS)
@@ -58,6 +63,9 @@ notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
 student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
 	$(PY) tools/notebooks.py --student build/student
 
+site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (needs npm)
+	OMP_NUM_THREADS=1 $(SITE_PY) site/make_site.py
+
 report: $(INSTALLED)  ## judge returned notebooks, a folder per learner (CLASS=folder); runs their code
 	$(PY) tools/report.py $(if $(CLASS),"$(CLASS)") $(ARGS)
 
@@ -83,7 +91,7 @@ processes: $(INSTALLED)  ## measure 1 and 2 processes on this machine and refres
 	$(PY) tools/processes.py
 
 clean:  ## remove .venv and caches; trained models stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(SITE) .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find moe_tutorial tests -name __pycache__ -type d -exec rm -rf {} +
 
 # Installs once, and again only when the versions change.
@@ -91,3 +99,10 @@ $(INSTALLED): requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(INSTALLED)
+
+# An environment of its own that also sees .venv: the learner's packages stay as they are.
+$(SITE)/installed: $(INSTALLED) pyproject.toml
+	test -x $(SITE_PY) || $(PY) -m venv $(SITE)
+	$(PY) -c '$(PURELIB)' > "$$($(SITE_PY) -c '$(PURELIB)')/course.pth"
+	$(SITE_PY) -m pip install --quiet --disable-pip-version-check $$($(PY) -c '$(EXTRA)')
+	touch $(SITE)/installed

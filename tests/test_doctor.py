@@ -100,7 +100,7 @@ def test_the_folder_must_be_writable_and_have_room(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.44e9))
     little = doctor.examine_folder(tmp_path)
     assert (little.level, little.short) == ("note", "disk 0.4 GB")
-    assert "has 0.4 GB left; make room" in little.text
+    assert little.text == "this folder's disk has 0.4 GB left; make room"
 
 
 def test_a_port_in_use_is_a_note_and_no_port_at_all_is_mended(monkeypatch):

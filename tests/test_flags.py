@@ -14,7 +14,7 @@ from conftest import ROOT, TINY_RUN
 
 from moe_tutorial import hugging_face
 from moe_tutorial.checkpoint import load_model
-from moe_tutorial.command import cli, generation, hocon, progress, train
+from moe_tutorial.command import cli, generation, hocon, inspect, progress, train
 from moe_tutorial.command.cli import main
 from moe_tutorial.command.progress import stop_between_steps
 from moe_tutorial.config import Config, ConfigError, load_snapshot
@@ -31,9 +31,10 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the two commands are called with, as dicts; they return 7 and 8."""
+    """What the three commands are called with, as dicts; they return 7, 8 and 9."""
     calls = []
-    for module, name, code in ((train, "train_command", 7), (generation, "generate_command", 8)):
+    commands = (train, "train_command", 7), (generation, "generate_command", 8)
+    for module, name, code in (*commands, (inspect, "inspect_command", 9)):
         monkeypatch.setattr(
             module, name, lambda args, code=code: (calls.append(dict(vars(args))), code)[1]
         )
@@ -44,6 +45,8 @@ TRAIN = {"config": None, "overrides": [], "resume": False, "debug": False}
 GENERATE = {"model_path": None, "prompt": None, "interactive": False, "stdin": False,
             "verbose": False, "max_new_tokens": None, "temperature": None, "top_k": None,
             "top_p": None, "draft_length": None, "seed": None, "debug": False}  # fmt: skip
+
+INSPECT = {"model_path": None, "dataset": None, "to": None, "debug": False}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,9 @@ GENERATE = {"model_path": None, "prompt": None, "interactive": False, "stdin": F
         (["train", "--set", "a=1", "b=2", "--set", "c=3"], TRAIN,
          {"overrides": [["a=1", "b=2"], ["c=3"]]}, 7),
         (["train", "--config", "~/c.hocon"], TRAIN, {"config": "HOME/c.hocon"}, 7),
+        (["inspect"], INSPECT, {}, 9),
+        (["inspect", "--model-path", "~/m", "--to", "~/a.png", "--dataset", "~/t"], INSPECT,
+         {"model_path": "HOME/m", "to": "HOME/a.png", "dataset": "~/t"}, 9),
         (["generate"], GENERATE, {}, 8),
         (["generate", "--model-path", "~/m"], GENERATE, {"model_path": "HOME/m"}, 8),
         (["generate", "--prompt", "a", "b c"], GENERATE, {"prompt": ["a", "b c"]}, 8),
@@ -76,7 +82,11 @@ def test_flags_are_read_as_what_they_say(here, asked, arguments, defaults, chang
     assert main(arguments) == code
     (found,) = asked
     found.pop("command")
-    whole = arguments if arguments[:1] in (["train"], ["generate"]) else ["train", *arguments]
+    whole = (
+        arguments
+        if arguments[:1] in (["train"], ["generate"], ["inspect"])
+        else ["train", *arguments]
+    )
     assert found.pop("arguments") == whole  # for the processes that it may start
     wanted = {**defaults, **changes}
     home = {k: v.replace("HOME", str(here)) if isinstance(v, str) else v for k, v in wanted.items()}

@@ -43,6 +43,22 @@ def test_every_pin_is_exact_and_inside_the_range_of_pyproject():
         assert {s.operator for s in requirement.specifier} == {">=", "<"}, requirement
 
 
+def test_the_packages_of_the_site_are_pinned_exactly_and_no_learner_needs_them():
+    ours = [Requirement(r) for r in PROJECT["optional-dependencies"]["site"]]
+    assert ours
+    for requirement in ours:
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+        assert requirement.name not in pins()
+
+
+def test_the_folder_of_the_site_is_described_whole():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    tree = text.partition("## The site\n")[2].split("```")[1]
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines()[2:]}
+    found = {path.name for path in (ROOT / "site").iterdir()}
+    assert named == found - {"__pycache__"}
+
+
 def test_what_shows_slides_is_pinned_and_no_learner_needs_it():
     slides = [Requirement(r) for r in PROJECT["optional-dependencies"]["slides"]]
     assert "jupyterlab-slideshow" in {r.name for r in slides}

@@ -134,6 +134,19 @@ def test_record_holds_what_its_fields_say():
     assert second.validation_loss is None
 
 
+def test_the_balance_loss_is_reported_and_does_not_count_if_something_else_balances():
+    by_nothing = TINY.model_copy(update={"balance": "none"})
+    state = fresh(model=by_nothing)
+    model = deepcopy(state.model)
+    first = next(train(state, IDS, HELD_OUT, SETTINGS))
+    x, y = random_batch(IDS, 4, 8, torch.Generator().manual_seed(SETTINGS.seed))
+    ce, balance, _ = by_hand(model, x, y)
+    ce.backward()
+    squares = sum(p.grad.double().square().sum() for p in model.parameters())
+    assert first.balance_loss == pytest.approx(balance.item(), rel=1e-5)
+    assert first.grad_norm == pytest.approx(squares.sqrt().item(), rel=1e-4)
+
+
 def test_two_updates_are_two_steps_of_adamw_on_the_clipped_gradient():
     config = SETTINGS.model_copy(update={"weight_decay": 0.3})
     state = fresh(config)

@@ -128,8 +128,9 @@ def examine_folder(here: Path | None = None) -> Finding:
         return Finding("mend", f"{here} cannot be written to ({reason(error)}); work in another")
     free = shutil.disk_usage(here).free / GB
     if free < LITTLE_DISK:
-        return Finding("note", f"{here} has {free:.1f} GB left; make room", f"disk {free:.1f} GB")
-    return Finding("fine", f"{here} can be written to, {free:.0f} GB left")
+        text = f"this folder's disk has {free:.1f} GB left; make room"
+        return Finding("note", text, f"disk {free:.1f} GB")
+    return Finding("fine", f"this folder can be written to, {free:.0f} GB left")
 
 
 def examine_port(number: int = PORT) -> Finding:

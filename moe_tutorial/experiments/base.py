@@ -140,11 +140,14 @@ class Results:
         return all(a < b for a, b in zip(self.of(low, key), self.of(high, key), strict=True))
 
     def differ(self, one: str, other: str, key: str) -> bool:
-        """Whether the paired difference exceeds twice its standard error; else call it none."""
-        pairs = zip(self.of(one, key), self.of(other, key), strict=True)
-        differences = [a - b for a, b in pairs]
-        error = stdev(differences) / len(differences) ** 0.5
-        return abs(mean(differences)) > 2 * error
+        """Whether two variants are `apart` in this measurement; else call the difference none."""
+        return apart(self.of(one, key), self.of(other, key))
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the mean of the paired differences exceeds twice its standard error."""
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    return abs(mean(differences)) > 2 * stdev(differences) / len(differences) ** 0.5
 
 
 def committed(name: str) -> Results:

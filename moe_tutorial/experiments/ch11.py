@@ -17,6 +17,7 @@ from moe_tutorial.experiments.base import (
     Json,
     Results,
     Trained,
+    apart,
     rounded,
     texts,
     train_once,
@@ -164,8 +165,8 @@ STATEMENTS = {
     "no expert is idle, however it is balanced": lambda found: (
         not any(sum(found.of(way, "idle")) for way in found.variants())
     ),
-    "without balance the busiest expert of a layer does 1.7 to 2.7 times its share": lambda found: (
-        0.7 < min(violations(found, "none")) < max(violations(found, "none")) < 1.7
+    "without balance the busiest expert of a layer does 1.7 to 3.2 times its share": lambda found: (
+        0.7 < min(violations(found, "none")) < max(violations(found, "none")) < 2.2
     ),
     "a coefficient of 0.1 keeps every layer below 0.2; one of 0.01 does not": lambda found: (
         max(violations(found, "loss 0.1")) < 0.2 < max(violations(found, "loss 0.01"))
@@ -173,8 +174,8 @@ STATEMENTS = {
     "the bias of rate 0.001 and the quantile keep every layer below 0.2": lambda found: (
         max(violations(found, "bias 0.001") + violations(found, "quantile")) < 0.2
     ),
-    "the bias of rate 0.05 swings: no layer is below 0.9": lambda found: (
-        min(violations(found, "bias 0.05")) > 0.9
+    "the bias of rate 0.05 swings: the layers' mean is above 1 with every seed": lambda found: (
+        min(mean_violation(found, "bias 0.05")) > 1
     ),
     "the mean losses of all ways lie within 0.025 nats": lambda found: (
         max(found.mean(way, "held_out") for way in ways(found))
@@ -184,8 +185,15 @@ STATEMENTS = {
     "no way is below a coefficient of 0.01 with every seed": lambda found: (
         not any(found.all_below(way, "loss 0.01", "held_out") for way in ways(found))
     ),
-    "a coefficient of 1 is above one of 0.01 with every seed": lambda found: found.all_below(
-        "loss 0.01", "loss 1", "held_out"
+    "without balance the loss ends above a coefficient of 0.01 with every seed": lambda found: (
+        found.all_below("loss 0.01", "none", "held_out")
+    ),
+    "between coefficients of 1 and 0.01 no difference in loss is seen": lambda found: (
+        not found.differ("loss 1", "loss 0.01", "held_out")
+    ),
+    "a coefficient of 1 ends above one of 0.1, by more than twice the error": lambda found: (
+        found.all_below("loss 0.1", "loss 1", "held_out")
+        and found.differ("loss 0.1", "loss 1", "held_out")
     ),
     "demanded of every sequence with 1, the load inside sequences is the most even": lambda found: (
         all(
@@ -194,10 +202,10 @@ STATEMENTS = {
             if way != "sequence 1"
         )
     ),
-    "a window of about 100 batches is looser than the batch, both with 0.1": lambda found: all(
-        batch < window
-        for batch, window in zip(
-            mean_violation(found, "loss 0.1"), mean_violation(found, "window 0.1"), strict=True
+    "a window of about 100 batches is looser than the batch, both with 0.1, on average": (
+        lambda found: (
+            apart(mean_violation(found, "window 0.1"), mean_violation(found, "loss 0.1"))
+            and sum(mean_violation(found, "window 0.1")) > sum(mean_violation(found, "loss 0.1"))
         )
     ),
     "a loss that chooses again without the bias reads more than that of the choice": lambda found: (

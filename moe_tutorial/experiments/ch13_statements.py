@@ -153,14 +153,27 @@ DENSE_OR_MIXTURE: Statements = {
     ),
 }
 SHAPE_OF_MIXTURE: Statements = {
-    "2 experts end above 4, and 4 above 8, with every seed": (
+    "4 experts end below 2 with every seed; 8 and 16 end below 2, by more than twice the error": (
         lambda r: (
             r.all_below("4 experts", "2 experts", "loss")
-            and r.all_below("8 experts", "4 experts", "loss")
+            and all(
+                r.differ(many, "2 experts", "loss")
+                and r.mean(many, "loss") < r.mean("2 experts", "loss")
+                for many in ("8 experts", "16 experts")
+            )
         )
     ),
-    "16 experts do not end below 8 with every seed": (
-        lambda r: not r.all_below("16 experts", "8 experts", "loss")
+    "between 4 and 8, and between 8 and 16 experts no difference is seen": (
+        lambda r: (
+            not r.differ("4 experts", "8 experts", "loss")
+            and not r.differ("8 experts", "16 experts", "loss")
+        )
+    ),
+    "16 experts end below one, by more than twice the error; 2, 4 and 8 do not": (
+        lambda r: (
+            r.mean("16 experts", "loss") < r.mean("1 expert", "loss")
+            and [n for n in (2, 4, 8, 16) if r.differ(f"{n} experts", "1 expert", "loss")] == [16]
+        )
     ),
     "one choice ends above two with every seed (sigmoid router)": (
         lambda r: r.all_below("top 2, sigmoid", "top 1, sigmoid", "loss")
