@@ -29,7 +29,7 @@ def cost(results: Results, draft: str) -> list[float]:
     return [guess[draft] / passes[0] for guess, passes in pairs]
 
 
-def per_pass(results: Results, length: str) -> float:
+def all_passes(results: Results, length: str) -> float:
     """Characters per pass with the usual draft, whether it had room for all guesses or not."""
     return mean(run["written"][length]["per pass"] for run in results.of("trained", USUAL))
 
@@ -82,7 +82,7 @@ DRAFTS: Statements = {
         lambda r: mean(next_accepted(r)[4:]) > mean(next_accepted(r)[:4])
     ),
     "all passes together write less than those with room, for every length": (
-        lambda r: all(per_pass(r, n) < with_room(r, n) for n in LENGTHS)
+        lambda r: all(all_passes(r, n) < with_room(r, n) for n in LENGTHS)
     ),
     "with counts of 5 every length is faster than plain generation, with every seed": (
         lambda r: all(speed > 1 for n in LENGTHS for speed in speeds(r, n))
