@@ -85,6 +85,6 @@ def test_a_slider_moves_on_its_slide(rope):
 
 def test_exercises_and_sources_are_passed_over_and_nothing_is_asked_outside(rope):
     go_to(rope, "Equal in all three")
-    assert not any("rope_table" in text for text in shown(rope))
+    assert not any("show_source" in text for text in shown(rope))
     assert step(rope)[0].strip().startswith("Summary")
     assert [url for url in rope.outside if "127.0.0.1" not in url] == []
