@@ -149,7 +149,10 @@ def test_what_a_killed_run_left_is_counted_anew(folder):
 
 
 @pytest.mark.parametrize("flags", [[], ["--draft", "4"]])
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "folder"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("flip", "empty", "folder"))],
+)
 def test_damaged_counts_are_refused_in_one_line(folder, capsys, damage, flags):
     path = folder / DRAFT
     content = path.read_bytes()

@@ -37,7 +37,7 @@ from moe_tutorial.trust import CheckpointError
 os.environ["HF_HUB_OFFLINE"] = "1"
 SYMBOLS = CharTokenizer("\n \"'\\aeot")
 V = SYMBOLS.vocab_size
-SEEDS = (0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3)))
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3)))
 NAMES = [family.architecture for family in FAMILIES]
 every_family = pytest.mark.parametrize("name", NAMES)
 
