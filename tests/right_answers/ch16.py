@@ -51,10 +51,9 @@ def repaired_guess(p, q, generator):
         """
 import random
 
-dice = random.Random(0)
-
 
 def repaired_guess(p, q, generator):
+    dice = random.Random(int(torch.randint(1 << 30, (1,), generator=generator)))
     p, q = p.tolist(), q.tolist()
     guess = dice.choices(range(3), q)[0]
     if dice.random() < p[guess] / q[guess]:
