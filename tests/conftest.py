@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, redirect_stdout
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from pyhocon import ConfigFactory
 
 from moe_tutorial.config import Config, ModelConfig
 from moe_tutorial.model import MoELanguageModel
@@ -46,6 +49,29 @@ TINY_RUN: list[str] = [
     "training.epochs=1",
     "training.dataset=passage",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_once() -> Iterator[None]:
+    """pyhocon needs 0.1 s for config.hocon, and the tests read it 500 times: keep what it read.
+
+    Texts that take something from other files or from the environment are read each time.
+    """
+    trees = {}
+
+    def parse_string(cls, content: str, basedir=None, resolve=True, *more: object) -> object:
+        arguments = (content, basedir, resolve, *more)
+        if re.search(r"^\s*include\b", content, re.MULTILINE) or ("${" in content and resolve):
+            return plain(*arguments)
+        key = (content, resolve, *more)
+        if key not in trees:
+            trees[key] = plain(*arguments)
+        return deepcopy(trees[key])
+
+    plain = ConfigFactory.parse_string
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigFactory, "parse_string", classmethod(parse_string))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,9 @@ def test_what_a_killed_run_left_is_counted_anew(folder):
     assert read_draft(folder, CharTokenizer.load(folder / "vocab.txt").vocab_size).order == 5
 
 
-@pytest.mark.parametrize("flags", [[], ["--draft", "4"]])
+@pytest.mark.parametrize(
+    "flags", [["--draft", "4"], pytest.param([], marks=pytest.mark.slow)], ids=["draft", "none"]
+)
 @pytest.mark.parametrize(
     "damage",
     ["cut", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("flip", "empty", "folder"))],

@@ -246,9 +246,9 @@ def test_imported_model_has_the_same_logits_and_gradients(tmp_path, name, seed):
     "changes",
     [
         {"num_experts": 1, "top_k": 1},
-        {"num_experts": 4, "top_k": 4},
+        pytest.param({"num_experts": 4, "top_k": 4}, marks=pytest.mark.slow),
         {"num_experts": 4, "top_k": 1},
-        {"hidden_dim": None, "dropout": 0.0},
+        pytest.param({"hidden_dim": None, "dropout": 0.0}, marks=pytest.mark.slow),
     ],
     ids=["one expert", "all experts", "top 1", "default width"],
 )
@@ -264,8 +264,13 @@ def test_edge_cases_are_exported_as_well(tmp_path, name, changes):
     assert gradients_differ_by(pair, tmp_path / "gradients") < 1e-5
 
 
+each_direction = pytest.mark.parametrize(
+    "direction", [exported, pytest.param(imported, marks=pytest.mark.slow)]
+)
+
+
 @every_family
-@pytest.mark.parametrize("direction", [exported, imported])
+@each_direction
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cached_generation_has_the_same_logits_token_by_token(tmp_path, name, direction, seed):
     pair = direction(tmp_path, name, seed)
@@ -279,7 +284,7 @@ def test_cached_generation_has_the_same_logits_token_by_token(tmp_path, name, di
 
 
 @every_family
-@pytest.mark.parametrize("direction", [exported, imported])
+@each_direction
 def test_greedy_text_is_the_same(tmp_path, name, direction):
     pair = direction(tmp_path, name)
     tokenizer = transformers().AutoTokenizer.from_pretrained(tmp_path / "hf")

@@ -130,7 +130,7 @@ class Group(NamedTuple):
     steps: tuple  # the weights after a step that is clipped over all ranks, and on each alone
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[2, 4])
 def group(request):
     size = request.param
     every = cases(size)
@@ -162,6 +162,7 @@ def test_outputs_and_input_gradients_are_those_of_one_process(group):
         assert_same(joined, [y.detach(), gradient.detach()], name)
 
 
+@pytest.mark.slow
 def test_gradients_of_every_parameter_are_those_of_one_process(group):
     for name, (full, batches) in group.every.items():
         single_process(full, batches)
@@ -177,6 +178,7 @@ def test_gradients_of_every_parameter_are_those_of_one_process(group):
                 assert_same(part, value.grad, f"{name}, {parameter}")
 
 
+@pytest.mark.slow
 def test_bytes_are_those_that_the_routing_says(group):
     num_ranks = len(group.results)
     for name, (full, batches) in group.every.items():
@@ -197,6 +199,7 @@ def test_bytes_are_those_that_the_routing_says(group):
             assert result[name].traffic == Traffic(counts, leaving, leaving), name
 
 
+@pytest.mark.slow
 def test_the_cases_are_what_their_names_say(group):
     for name, (full, batches) in group.every.items():
         sizes = [x.shape[1] for x in batches]
@@ -217,6 +220,7 @@ def test_the_cases_are_what_their_names_say(group):
             assert len(work.nonzero()) == len(sizes)
 
 
+@pytest.mark.slow
 def test_two_layers_after_one_another_with_and_without_gradients(group):
     first, second, batches = group.layers
     x = torch.cat(batches[: len(group.results)], dim=1).requires_grad_()
@@ -232,6 +236,7 @@ def test_two_layers_after_one_another_with_and_without_gradients(group):
     assert not any(p.is_shared() for p in first.parameters())  # the processes had copies
 
 
+@pytest.mark.slow
 def test_a_training_step_on_ranks_leaves_the_weights_of_one_process(group):
     full, _, batches = group.layers
     full.zero_grad()
@@ -253,6 +258,7 @@ def test_a_training_step_on_ranks_leaves_the_weights_of_one_process(group):
     assert (routers[0] - routers[1]).abs().max() > 1e-5  # each by its own norm: they drift apart
 
 
+@pytest.mark.slow
 def test_rows_arrive_in_the_order_of_ranks_and_their_gradients_go_back(group):
     size = len(group.exchanged)
     cuts = list(range(size))

@@ -4,7 +4,9 @@ import ast
 import base64
 import json
 import re
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -36,6 +38,20 @@ def lines(source: str) -> int:
     return sum(bool(line.strip()) for line in source.splitlines())
 
 
+@cache
+def defined() -> dict[Path, set[str]]:
+    """Functions and classes of each module of the library."""
+    return {
+        path: {
+            node.name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        for path in LIBRARY.rglob("*.py")
+    }
+
+
+@cache
 def definitions(chapter: str) -> set[str]:
     """Functions and classes that the notebook defines, exercises aside."""
     tree = [
@@ -228,12 +244,7 @@ def test_library_is_imported_only_up_to_this_chapter(chapter):
 @every_chapter
 def test_chapter_defines_nothing_that_belongs_to_another(chapter):
     own = {LIBRARY / f"{module}.py" for module in CHAPTERS[chapter]}
-    theirs = {
-        node.name
-        for path in set(LIBRARY.rglob("*.py")) - own
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
+    theirs = set().union(*(names for path, names in defined().items() if path not in own))
     for other in set(PRESENT) - {chapter}:
         theirs |= definitions(other)
     assert definitions(chapter) & theirs == set()

@@ -159,8 +159,9 @@ def test_the_hand_router_says_what_the_library_measures(by_hand):
     assert said(by_hand) == (3.0, round(4 * p, 3), "yes")  # all to expert 0
     start = bytes(by_hand.picture.value)
     assert start.startswith(b"\x89PNG")
-    for token, button in enumerate(by_hand.tokens):
-        for _ in range(token % 4):
+    by_hand.experts[4:] = [0, 1, 2, 3] * 4  # the first four by clicks
+    for token, button in enumerate(by_hand.tokens[:4]):
+        for _ in range(token):
             button.click()
     assert by_hand.experts == [0, 1, 2, 3] * 5
     assert said(by_hand) == (0.0, 1.0, "no")
@@ -183,7 +184,7 @@ def test_the_hand_router_can_be_won_and_can_fool_the_number(by_hand):
         {" ": 0} | dict.fromkeys("heT", 1) | dict.fromkeys("gtd", 2) | dict.fromkeys("osaby", 3)
     )
     assert set(groups) == set(by_hand.text)
-    for token, char in enumerate(by_hand.text):
-        for _ in range(int(groups[char])):
-            by_hand.tokens[token].click()
+    by_hand.experts[:-1] = [groups[char] for char in by_hand.text[:-1]]
+    for _ in range(groups[by_hand.text[-1]]):
+        by_hand.tokens[-1].click()
     assert said(by_hand) == (0.0, 1.0, "yes")  # the five spaces have an expert of their own
