@@ -1,5 +1,6 @@
 """What a teacher holds in hand agrees with the notebooks: pages, guide, handout, citation."""
 
+import ast
 import functools
 import json
 import re
@@ -183,6 +184,35 @@ def test_what_the_notebook_skips_is_what_the_page_skips(chapter):
     assert [name for name in names if name not in short] == []
 
 
+def named(source: str) -> tuple[set[str], set[str]]:
+    """The names that a cell gives, and those that it takes from cells before it."""
+    nodes = list(ast.walk(ast.parse(re.sub(r"^%.*$", "", source, flags=re.MULTILINE))))
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    stored |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    stored |= {(n.asname or n.name).partition(".")[0] for n in nodes if isinstance(n, ast.alias)}
+    own = stored | {n.arg for n in nodes if isinstance(n, ast.arg)}
+    return stored, {n.id for n in nodes if isinstance(n, ast.Name)} - own
+
+
+NOT_NEEDED = "No later cell needs what is left out here."
+
+
+@pytest.mark.parametrize("chapter", [c for c in PRESENT if NOT_NEEDED in page(c)])
+def test_no_later_cell_needs_what_is_left_out(chapter):
+    short, section = sections(page(chapter))["If time is short"], ""
+    given, missing = set(), set()
+    for cell in cells(chapter):
+        if cell.kind == "markdown":
+            section = (re.findall(r"^##{1,2} (.+)$", cell.source, re.MULTILINE) or [section])[-1]
+        elif f"`{cell.id}`" in short or f'"{section}"' in re.match(r"Skip .+", short)[0]:
+            missing |= named(cell.source)[0] - given
+        else:
+            stored, taken = named(cell.source)
+            assert not taken & missing, cell.id
+            given, missing = given | stored, missing - stored
+    assert missing
+
+
 def guide() -> str:
     return (TEACHING / "guide.md").read_text(encoding="utf-8")
 
@@ -236,6 +266,24 @@ def test_the_workshop_gives_a_chapter_the_minutes_of_its_notebook():
     for chapter in PRESENT:
         if chapter[:2] in given:
             assert given[chapter[:2]] >= sum(n for _, n in planned(chapter)), chapter
+
+
+def test_the_workshop_divides_a_chapter_where_its_minutes_allow():
+    slots = {}
+    for name, table in schedules().items():
+        for start, end, what in table if name.startswith("A workshop") else ():
+            if found := re.match(r"chapter (\d\d)(?:, to \"(.+)\")?", what):
+                slots.setdefault(found[1], []).append((end - start, found[2]))
+    divided = {number: found for number, found in slots.items() if len(found) > 1}
+    assert len(divided) >= 3
+    for number, ((first, last), *later) in divided.items():
+        (chapter,) = (chapter for chapter in PRESENT if chapter.startswith(number))
+        table = rows(sections(page(chapter))["Minutes per section"])[1:]
+        names = [name for name, _ in table]
+        minutes = [0 if name.startswith("**") else int(n) for name, n in table]
+        before = sum(minutes[: names.index(last) + 1])
+        assert before <= first, chapter
+        assert sum(minutes) - before <= sum(length for length, _ in later), chapter
 
 
 def test_the_eight_weeks_hold_every_chapter_in_the_minutes_of_a_meeting():
