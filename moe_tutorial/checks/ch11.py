@@ -30,6 +30,10 @@ def check_proportional_update(answer: object) -> str:
                 ),
                 "the violation is measured in shares; divide by the mean share": bias
                 + step / num_experts,
+                "1 minus the share itself; divide the share by its mean first": bias
+                + rate * (1 - load),
+                "the ratio is upside down: load over mean load": bias
+                + rate * (1 / (num_experts * load) - 1),
                 "this is the step alone; add it to the bias": step,
                 "the rate is missing": bias + step / rate,
                 "busier over all is not busier over the mean: subtract 1": bias
@@ -72,6 +76,9 @@ def check_diagnose(answer: object) -> str:
             refuse(found not in words, f"return one of {', '.join(words)}, not {found!r}")
             if found == kind:
                 continue
+            if (kind, found) == ("indifferent", "healthy"):
+                other = call(answer, router_health(_router("healthy", num_experts)))
+                refuse(other == "indifferent", "turned around: who tells much apart is healthy")
             known = {
                 ("idle", "uneven"): "an idle expert is named first, however uneven the rest is",
                 ("idle", "healthy"): "the number of idle experts is not looked at",
@@ -123,6 +130,9 @@ def check_repaired_rebalance(answer: object) -> str:
             0.01,
         ),
         "the old bias is lost": right - start,
+        "probabilities plus bias say nothing of the choice; count the assignments": sign_update(
+            start, mean + start, 0.01
+        ),
     }
     drifting = start + 0.01 * (load.mean() - load).sign()
     if not (close(new, right) or close(new, drifting)):
