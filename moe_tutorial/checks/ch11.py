@@ -4,7 +4,16 @@ import torch
 from torch import Tensor
 
 from moe_tutorial.balance import router_health, sign_update
-from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare, refuse
+from moe_tutorial.checks.base import (
+    Mistakes,
+    NotYet,
+    StillBuggy,
+    call,
+    check,
+    close,
+    compare,
+    refuse,
+)
 from moe_tutorial.moe import Routing, expert_load
 
 
@@ -112,29 +121,31 @@ def check_repaired_rebalance(answer: object) -> str:
     new = call(answer, start.clone(), routing, 0.01)
     refuse(not isinstance(new, Tensor), f"return a tensor, not a {type(new).__name__}")
     load = expert_load(routing)
-    mean = probs.mean(dim=0)
     right = sign_update(start, load, 0.01)
-    blind = sign_update(start, mean, 0.01)
-    firsts = routing.experts[:, 0].bincount(minlength=6) / len(probs)
-    if close(new, blind):
+    if close(new, sign_update(start, probs.mean(dim=0), 0.01)):
         raise StillBuggy("the bias follows the probabilities, which it cannot change")
-    mistakes = {
+    drifting = start + 0.01 * (load.mean() - load).sign()
+    if not (close(new, right) or close(new, drifting)):
+        compare(new, right, _wrong_biases(start, routing, right))
+    return "the load decides, so the step ends when the load is even"
+
+
+def _wrong_biases(start: Tensor, routing: Routing, right: Tensor) -> Mistakes:
+    """What mistakes give at a rate of 0.01."""
+    load, probs = expert_load(routing), routing.probs
+    firsts = routing.experts[:, 0].bincount(minlength=len(load)) / len(probs)
+    weighed = torch.zeros_like(load).index_add_(
+        0, routing.experts.flatten(), routing.weights.flatten()
+    )
+    return {
         "the step goes the wrong way": 2 * start - right,
         "only first choices are counted": sign_update(start, firsts, 0.01),
         "the step is proportional to the violation; keep the sign": start
         + 0.01 * (load.mean() - load),
         "the load is not compared with its mean": start - 0.01 * load.sign(),
-        "the weights are counted instead of the assignments": sign_update(
-            start,
-            torch.zeros(6).index_add_(0, routing.experts.flatten(), routing.weights.flatten()),
-            0.01,
-        ),
+        "the weights are counted instead of the assignments": sign_update(start, weighed, 0.01),
         "the old bias is lost": right - start,
         "probabilities plus bias say nothing of the choice; count the assignments": sign_update(
-            start, mean + start, 0.01
+            start, probs.mean(dim=0) + start, 0.01
         ),
     }
-    drifting = start + 0.01 * (load.mean() - load).sign()
-    if not (close(new, right) or close(new, drifting)):
-        compare(new, right, mistakes)
-    return "the load decides, so the step ends when the load is even"
