@@ -21,7 +21,8 @@ def sign_update(bias: Tensor, load: Tensor, rate: float) -> Tensor:
     """One step up for every expert with too few assignments, one down for every one with too many.
 
     The mean stays 0, as only differences choose. Shapes: bias, load (E,) -> (E,).
-    Source: DeepSeek-V3, arXiv:2412.19437, section 2.1.2; the mean as in torchtitan.
+    Source: Wang et al. 2024, arXiv:2408.15664; DeepSeek-V3, arXiv:2412.19437, section 2.1.2; the
+    mean as in torchtitan.
     """
     step = rate * (load.mean() - load).sign()
     return bias + step - step.mean()

@@ -3,11 +3,14 @@
 import json
 import os
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
+from chapters import cells
 
+from moe_tutorial import plots
 from moe_tutorial.balance import BiasedRouter
 from moe_tutorial.batching import evaluation_batches
 from moe_tutorial.experiments import __main__ as command
@@ -22,8 +25,17 @@ from moe_tutorial.experiments.base import (
     texts,
     train_once,
 )
-from moe_tutorial.experiments.ch11 import EXPERIMENTS, VARIANTS, held_out, listen, measure
-from moe_tutorial.moe import expert_load, load_summary
+from moe_tutorial.experiments.ch11 import (
+    EXPERIMENTS,
+    VARIANTS,
+    held_out,
+    listen,
+    mean_violation,
+    measure,
+    told_apart,
+    ways,
+)
+from moe_tutorial.moe import Routing, expert_load, load_summary
 
 [BALANCE] = EXPERIMENTS
 
@@ -36,6 +48,56 @@ def found():
 @pytest.mark.parametrize("sentence", BALANCE.statements)
 def test_a_sentence_of_the_chapter_holds(found, sentence):
     assert BALANCE.statements[sentence](found)
+
+
+def test_the_chapter_says_how_long_the_trainings_take_on_quiet_cores(found):
+    text = "\n".join(cell.source for cell in cells("11_router_health"))
+    assert "takes a quarter of an hour on two quiet cores" in text
+    fastest = min(run["seconds"] for run in found.runs)  # the machine was quiet then
+    assert 12 < fastest * len(found.runs) / 2 / 60 < 18
+
+
+def test_what_the_routers_tell_apart_is_a_mean_over_all_seeds(found):
+    for way, *printed in (("none", 0.11, 0.58), ("loss 1", 0.03, 0.36)):
+        for layer, value in enumerate(printed):
+            each = [
+                run["mean_entropy"][layer] - run["token_entropy"][layer]
+                for run in found.runs
+                if run["variant"] == way
+            ]
+            assert sum(each) / len(each) == pytest.approx(value, abs=0.005)
+            assert told_apart(found, way, layer) == pytest.approx(sum(each) / len(each))
+        line = f"{way:10} layer 1: {printed[0]:.2f}, layer 2: {printed[1]:.2f}"
+        assert line in "".join(the_cell("ch11-entropy-02").raw["outputs"][0]["text"])
+
+
+def test_no_number_in_the_picture_of_load_and_loss_covers_another(found):
+    points = {way: (mean_violation(found, way), found.of(way, "held_out")) for way in ways(found)}
+    figure = plots.tradeoff_figure(points)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    assert len(boxes) == len(points) - 2  # "none" and "quantile" have no number
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def the_cell(cell_id):
+    return next(cell for cell in cells("11_router_health") if cell.id == cell_id)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_buggy_rule_of_exercise_3_comes_nearer_to_even_and_moves_away(seed):
+    generator = torch.Generator().manual_seed(seed)
+    probs = (torch.randn(400, 6, generator=generator) + torch.linspace(2, -2, 6)).softmax(-1)
+    space, bias, found = {"torch": torch}, torch.zeros(6), []
+    exec(the_cell("ch11-exercise-3").source, space)
+    for _ in range(200):
+        experts = (probs + bias).topk(2, dim=-1).indices
+        routing = Routing(probs.gather(1, experts), experts, probs)
+        found.append(load_summary(expert_load(routing)).max_over_mean - 1)
+        bias = space["repaired_rebalance"](bias, routing, 0.01)
+    assert min(found) + 0.3 < min(found[0], found[-1])
+    assert min(found) > 0.5  # it never gets there
+    assert bias.abs().max() > 1  # and it grows with every step
 
 
 def test_every_way_was_run_with_five_seeds_and_these_settings(found):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from chapters import cells
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from moe_tutorial.experiments.base import RESULTS, same_settings
 from moe_tutorial.experiments.ch12 import EXPERIMENTS
 from moe_tutorial.experiments.early import SNAPSHOTS
 from moe_tutorial.experiments.languages import SHORT
+from moe_tutorial.moe import expert_load
 
 SENTENCES = [
     pytest.param(one, sentence, id=f"{one.name}-{n}")
@@ -58,6 +60,36 @@ def ask_a_little(model, ids):
     with analysis.rerouted(model, analysis.top(8)):
         found["k 8"] = analysis.read(model, ids.validation).losses.mean().item()
     return found
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """The committed model, a piece of its text, and what it does with it."""
+    model, ids = specialists()
+    text = ids.validation[:4097]
+    return model, text, analysis.read(model, text)
+
+
+def test_a_removal_in_the_last_layer_touches_only_those_who_had_chosen_the_expert(asked):
+    model, text, own = asked
+    chosen = (own.routings[1].experts == 3).any(dim=1)  # (N,)
+    assert chosen.double().mean() == pytest.approx(2 * expert_load(own.routings[1])[3].item())
+    with analysis.rerouted(model, {1: analysis.without(3)}):
+        changed = (analysis.read(model, text).losses - own.losses).abs() > 1e-4
+    assert not changed[~chosen].any()
+    assert changed[chosen].double().mean() > 0.9
+
+
+def test_what_rounding_flips_is_the_second_expert_and_the_third(asked):
+    model, text, own = asked
+    with analysis.rerouted(model, dtype=torch.bfloat16):
+        rounded = analysis.read(model, text)
+    for exact, other in zip(own.routings, rounded.routings, strict=True):
+        flipped = analysis.chosen_set(exact) != analysis.chosen_set(other)
+        best = exact.probs[flipped].topk(3)
+        assert (best.values[:, 2] > 0.98 * best.values[:, 1]).all()
+        swapped = best.indices[:, [0, 2]].sort(dim=1).values
+        assert torch.equal(swapped, other.experts[flipped].sort(dim=1).values)
 
 
 def test_the_text_names_the_settings_of_the_runs():

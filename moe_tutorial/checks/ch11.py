@@ -4,7 +4,16 @@ import torch
 from torch import Tensor
 
 from moe_tutorial.balance import router_health, sign_update
-from moe_tutorial.checks.base import NotYet, StillBuggy, call, check, close, compare, refuse
+from moe_tutorial.checks.base import (
+    Mistakes,
+    NotYet,
+    StillBuggy,
+    call,
+    check,
+    close,
+    compare,
+    refuse,
+)
 from moe_tutorial.moe import Routing, expert_load
 
 
@@ -30,6 +39,10 @@ def check_proportional_update(answer: object) -> str:
                 ),
                 "the violation is measured in shares; divide by the mean share": bias
                 + step / num_experts,
+                "1 minus the share itself; divide the share by its mean first": bias
+                + rate * (1 - load),
+                "the ratio is upside down: load over mean load": bias
+                + rate * (1 / (num_experts * load) - 1),
                 "this is the step alone; add it to the bias": step,
                 "the rate is missing": bias + step / rate,
                 "busier over all is not busier over the mean: subtract 1": bias
@@ -72,6 +85,9 @@ def check_diagnose(answer: object) -> str:
             refuse(found not in words, f"return one of {', '.join(words)}, not {found!r}")
             if found == kind:
                 continue
+            if (kind, found) == ("indifferent", "healthy"):
+                other = call(answer, router_health(_router("healthy", num_experts)))
+                refuse(other == "indifferent", "turned around: who tells much apart is healthy")
             known = {
                 ("idle", "uneven"): "an idle expert is named first, however uneven the rest is",
                 ("idle", "healthy"): "the number of idle experts is not looked at",
@@ -105,26 +121,31 @@ def check_repaired_rebalance(answer: object) -> str:
     new = call(answer, start.clone(), routing, 0.01)
     refuse(not isinstance(new, Tensor), f"return a tensor, not a {type(new).__name__}")
     load = expert_load(routing)
-    mean = probs.mean(dim=0)
     right = sign_update(start, load, 0.01)
-    blind = sign_update(start, mean, 0.01)
-    firsts = routing.experts[:, 0].bincount(minlength=6) / len(probs)
-    if close(new, blind):
+    if close(new, sign_update(start, probs.mean(dim=0), 0.01)):
         raise StillBuggy("the bias follows the probabilities, which it cannot change")
-    mistakes = {
+    drifting = start + 0.01 * (load.mean() - load).sign()
+    if not (close(new, right) or close(new, drifting)):
+        compare(new, right, _wrong_biases(start, routing, right))
+    return "the load decides, so the step ends when the load is even"
+
+
+def _wrong_biases(start: Tensor, routing: Routing, right: Tensor) -> Mistakes:
+    """What mistakes give at a rate of 0.01."""
+    load, probs = expert_load(routing), routing.probs
+    firsts = routing.experts[:, 0].bincount(minlength=len(load)) / len(probs)
+    weighed = torch.zeros_like(load).index_add_(
+        0, routing.experts.flatten(), routing.weights.flatten()
+    )
+    return {
         "the step goes the wrong way": 2 * start - right,
         "only first choices are counted": sign_update(start, firsts, 0.01),
         "the step is proportional to the violation; keep the sign": start
         + 0.01 * (load.mean() - load),
         "the load is not compared with its mean": start - 0.01 * load.sign(),
-        "the weights are counted instead of the assignments": sign_update(
-            start,
-            torch.zeros(6).index_add_(0, routing.experts.flatten(), routing.weights.flatten()),
-            0.01,
-        ),
+        "the weights are counted instead of the assignments": sign_update(start, weighed, 0.01),
         "the old bias is lost": right - start,
+        "probabilities plus bias say nothing of the choice; count the assignments": sign_update(
+            start, probs.mean(dim=0) + start, 0.01
+        ),
     }
-    drifting = start + 0.01 * (load.mean() - load).sign()
-    if not (close(new, right) or close(new, drifting)):
-        compare(new, right, mistakes)
-    return "the load decides, so the step ends when the load is even"

@@ -93,17 +93,19 @@ def check_read_board(answer: object) -> str:
         2: "layer 2 has the most bits, but also the most to know; look at the share",
         1: "in layer 1 the character tells almost nothing",
         4: "in layer 4 the character tells only half of what is to know",
-    }, "hash")  # fmt: skip
+    }, "layer whose router is a hash")  # fmt: skip
     _name(blind, BOARD_BLIND, {
         4: "layer 4 tells far more than its shuffled text does; compare the two",
         2: "layer 2 tells far more than its shuffled text does; compare the two",
-    }, "blind")  # fmt: skip
+        3: "in layer 3 the character tells all that is to know",
+    }, "layer that does not look at the character")  # fmt: skip
     _name(removed, BOARD_REMOVE, {
         (4, 0): "expert 0 of layer 4 has the least load, but load is not importance",
         (2, 0): "expert 0 of layer 2 costs the most; remove the one that costs least",
         (5, 2): "the pair is layer, expert",
         (3, 1): "expert 1 of layer 3 has the most load; look at what its removal costs",
         (3, 5): "expert 5 of layer 3 costs little, but another costs less",
+        (1, 0): "expert 0 of layer 1 has the least load there, but load is not importance",
     }, "expert to remove")  # fmt: skip
     return "the hash is 3, layer 1 is blind, and expert 5 of layer 2 is missed least"
 

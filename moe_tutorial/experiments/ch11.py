@@ -223,6 +223,9 @@ STATEMENTS = {
             and told_apart(found, "loss 1", 1) < 0.7 * told_apart(found, "loss 0.01", 1)
         )
     ),
+    "the second layer tells no less apart with the quantile than without balance": lambda found: (
+        told_apart(found, "quantile", 1) >= told_apart(found, "none", 1)
+    ),
     "a z-loss of 0.1 narrows the logits and leaves the loss where it was": lambda found: (
         found.all_below("z-loss 0.1", "loss 0.01", "logit_range")
         and not found.differ("z-loss 0.1", "loss 0.01", "held_out")

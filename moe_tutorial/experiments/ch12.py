@@ -1,5 +1,6 @@
 """Experiments of chapter 12: what the experts know, how early, and what if asked otherwise."""
 
+from operator import lt
 from statistics import correlation, mean
 
 from moe_tutorial.experiments import ask, early, languages
@@ -37,6 +38,12 @@ def removals(results: Results, layer: int, seed: int | None = None) -> tuple[lis
     return loads, costs
 
 
+def per_asked(results: Results, layer: int) -> list[float]:
+    """What a removal adds for each character that had chosen the expert."""
+    pairs = zip(*removals(results, layer), strict=True)
+    return [cost / (MODEL.top_k * load) for load, cost in pairs]
+
+
 def each_removal(results: Results) -> list[tuple[list, list]]:
     """`removals` of every layer of every training by itself."""
     return [removals(results, layer, i) for layer in (1, 2) for i in range(len(results.runs))]
@@ -59,10 +66,18 @@ EARLY_KNOWS = {
         for key in ("share", "favorites")
         for before, after in zip(at(r, key, 0, 2), at(r, key, END, 2), strict=True)
     ),
+    "In bits, too, the character tells less in layer 2 after training, with four of five seeds.": (
+        lambda r: sum(map(lt, at(r, "character", END, 2), at(r, "character", 0, 2))) == 4
+    ),
+    "Class, position and both neighbors tell more in layer 2, with every seed.": lambda r: all(
+        after > before + 0.02
+        for key in ("char_class", "position", "previous", "following")
+        for before, after in zip(at(r, key, 0, 2), at(r, key, END, 2), strict=True)
+    ),
     "Layer 1 stays nearly a hash: its character tells more than 90 % after training, too.": (
         lambda r: min(at(r, "share", END, 1)) > 0.9
     ),
-}
+}  # fmt: skip
 EARLY_ADDS = {
     "In layer 2 the previous character adds at most 0.02 bits before, above 0.25 after.": (
         lambda r: (
@@ -82,6 +97,15 @@ EARLY_ADDS = {
     ),
 }
 EARLY_FIXED = {
+    "The untrained router agrees with its end 1.5 times as often as chance, with every seed.": (
+        lambda r: all(
+            agree > 1.5 * chance
+            for layer in (1, 2)
+            for agree, chance in zip(
+                at(r, "agreement", 0, layer), at(r, "by chance", 0, layer), strict=True
+            )
+        )
+    ),
     "After 100 of 1,000 steps more than half of the choices are the final ones.": lambda r: (
         min(at(r, "agreement", 100, 1) + at(r, "agreement", 100, 2)) > 0.5
     ),
@@ -119,6 +143,11 @@ ASK_EXPERTS = {
     "In most layers the busiest expert is not the one that is missed most.": lambda r: (
         mean(loads.index(max(loads)) != costs.index(max(costs)) for loads, costs in each_removal(r))
         > 0.5
+    ),
+    "For the characters that had chosen it a removal costs less than half of a random choice in "
+    "layer 2 on average, and the most costly one more.": lambda r: (
+        mean(per_asked(r, 2)) < mean(added(r, "random choice in layer 2")) / 2
+        and max(per_asked(r, 2)) > mean(added(r, "random choice in layer 2"))
     ),
     "No expert can do the work of layer 2: forcing any one costs more than 1 nat.": lambda r: (
         min(loss - run["as trained"] for run in r.runs for loss in run["forced"][1]) > 1

@@ -48,7 +48,7 @@ def health_figure(
 
 def gradient_figure(behind: Sequence[float], slopes: Sequence[float]) -> Figure:
     """How hard the balance loss pushes an idle expert, against how far behind its logit is."""
-    figure, axes = one_panel("logits behind the others", "slope of the balance loss", 2.8)
+    figure, axes = one_panel("logits behind the others", "minus the slope of the loss", 2.8)
     axes.semilogy(behind, slopes, "o-", color=COLORS[0])
     return figure
 
@@ -82,7 +82,9 @@ def tradeoff_figure(points: Mapping[str, tuple[Sequence[float], Sequence[float]]
             color=COLORS[i % len(COLORS)], elinewidth=0.6,
             label=None if kind in axes.get_legend_handles_labels()[1] else kind,
         )  # fmt: skip
-        axes.annotate(number, middle, (5, 4), textcoords="offset points", fontsize="small")
+        right, up = ((1, 4), (1, -11), (-1, -11), (1, 4), (-1, 4))[i % 5]  # neighbors of two kinds
+        axes.annotate(number, middle, (5 * right, up), textcoords="offset points",
+                      ha="left" if right > 0 else "right", fontsize="small")  # fmt: skip
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlim(0, None)
     figure.legend(fontsize="small", loc="outside right upper")

@@ -36,6 +36,8 @@ WRONG = {
         (PROPORTIONAL.format(result="rate * (bias + 1 - load / load.mean())"), "do not scale"),
         (PROPORTIONAL.format(result="bias.add_(rate * (1 - load / load.mean()))"), "is changed"),
         (PROPORTIONAL.format(result="bias.tolist()"), "return a tensor, not a list"),
+        (PROPORTIONAL.format(result="bias + rate * (1 - load)"), "by its mean first"),
+        (PROPORTIONAL.format(result="bias + rate * (load.mean() / load - 1)"), "upside down"),
     ],
     "ch11-exercise-2": [
         (branches((UNEVEN, "uneven"), (IDLE, "idle"), (ALIKE, "indifferent")), "named first"),
@@ -58,6 +60,12 @@ WRONG = {
         ),
         (branches(last="fine"), "return one of"),
         (branches((IDLE, "idle"), last="uneven"), "below 1 is even enough"),
+        (
+            branches(
+                (IDLE, "idle"), (UNEVEN, "uneven"), ("health.told_apart > 0.05", "indifferent")
+            ),
+            "turned around",
+        ),
     ],
     "ch11-exercise-3": [
         (
@@ -88,6 +96,12 @@ WRONG = {
         (
             REBALANCE.format(load="routing.probs.mean(dim=0)", result="bias + step - step.mean()"),
             "which it cannot change",
+        ),
+        (
+            REBALANCE.format(
+                load="(routing.probs + bias).mean(dim=0)", result="bias + step - step.mean()"
+            ),
+            "count the assignments",
         ),
     ],
 }
