@@ -23,6 +23,7 @@ STRIP = (
     "--keep-output", "--keep-count", "--keep-id",
     "--extra-keys", "metadata.language_info.version cell.metadata.execution metadata.widgets",
 )  # fmt: skip
+SOLUTION_BELOW = "The closed cell after it holds a solution."
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -69,6 +70,7 @@ def student_copy(notebook: NotebookNode) -> NotebookNode:
     copy = nbformat.from_dict(notebook)
     copy.cells = [cell for cell in copy.cells if "solution" not in tags(cell)]
     for cell in copy.cells:
+        cell.source = cell.source.replace(f"\n{SOLUTION_BELOW}", "")
         if {"exercise", "check"} & tags(cell):
             cell.outputs, cell.execution_count = [], None
     return copy
