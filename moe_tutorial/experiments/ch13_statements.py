@@ -22,7 +22,7 @@ def leads(results: Results, step: int) -> list[float]:
     return [high - low for low, high in zip(hashed, learned, strict=True)]
 
 
-def pairs(results: Results, one: str, other: str, key: str) -> list[tuple]:
+def by_seed(results: Results, one: str, other: str, key: str) -> list[tuple]:
     """A measurement of two variants, a pair per seed."""
     return list(zip(results.of(one, key), results.of(other, key), strict=True))
 
@@ -92,7 +92,7 @@ ROUTER_WORTH: Statements = {
     "the frozen router changes two thirds to nine tenths as many as the learned, with every seed": (
         lambda r: all(
             2 / 3 < (1 - mean(frozen)) / (1 - mean(learned)) < 0.9
-            for frozen, learned in pairs(r, "frozen", "learned", "kept")
+            for frozen, learned in by_seed(r, "frozen", "learned", "kept")
         )
     ),
     "a character's two favorite experts explain less than 90 % of the learned choices": (
@@ -149,7 +149,7 @@ DENSE_OR_MIXTURE: Statements = {
         lambda r: not r.all_below("mixture", f"{NARROW}, as long", "loss")
     ),
     "equal time: the narrow dense model ends below the mixture with most seeds": (
-        lambda r: sum(a < b for a, b in pairs(r, f"{NARROW}, as long", "mixture", "loss")) > 2
+        lambda r: sum(a < b for a, b in by_seed(r, f"{NARROW}, as long", "mixture", "loss")) > 2
     ),
     "a step of the wide dense model takes over 1.3 times as long as the mixture's": (
         lambda r: min(r.of(WIDE, "milliseconds")) > 1.3 * max(r.of("mixture", "milliseconds"))

@@ -61,7 +61,7 @@ def speeds(results: Results, length: str) -> list[float]:
     return [number * plain / one for number, one, plain in found]
 
 
-def known_share(results: Results, length: str) -> float:
+def predicted_share(results: Results, length: str) -> float:
     """Of the time of a pass with all that belongs to it: the pass, its guesses and one draw."""
     found, place = [], LENGTHS.index(length)
     columns = (results.of("trained", key) for key in ("pass", "plain", "guess", "drafted"))
@@ -98,7 +98,7 @@ DRAFTS: Statements = {
         lambda r: all(speed > 1 for n in LENGTHS for speed in speeds(r, n))
     ),
     "a pass, its guesses and one draw are 70 to 85 % of the time, for every length": (
-        lambda r: all(0.7 < known_share(r, n) < 0.85 for n in LENGTHS)
+        lambda r: all(0.7 < predicted_share(r, n) < 0.85 for n in LENGTHS)
     ),
     "4, 6 and 8 guesses are faster than 1 and 2, on average": (
         lambda r: (
