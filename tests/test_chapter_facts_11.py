@@ -227,3 +227,12 @@ def fails_once(variant, seed, quick):
     with (folder / "done").open("a") as file:
         file.write(f"{variant} {seed}\n")
     return {"loss": 1.0}
+
+
+@pytest.mark.parametrize("tops", [(1, 5), (5, 1)])
+def test_every_violation_lies_inside_its_panel(tops):
+    figure = plots.violation_figure({str(top): [[0.0, top]] for top in tops}, 20)
+    for axes, top in zip(figure.axes, tops, strict=True):
+        bottom, end = axes.get_ylim()
+        assert (bottom, axes.lines[0].get_ydata()[-1]) == (0, top)
+        assert top < end

@@ -91,6 +91,23 @@ def test_a_frozen_router_keeps_its_rows_and_the_model_learns(ids):
     assert not rows[0][1].equal(rows[6][1])
 
 
+def test_only_the_learned_router_has_a_balance_loss():
+    balanced = {name for name, changes in ch13_routers.ROUTERS.items() if "balance" not in changes}
+    assert balanced == {"learned", "one expert"}  # one expert is always balanced
+    assert base.MODEL.balance == "loss"
+
+
+def test_far_characters_are_of_different_windows(monkeypatch):
+    batches = []
+    monkeypatch.setattr(ch13_routers, "chosen", lambda _, ids: [ids.flatten()[:, None]])
+    monkeypatch.setattr(ch13_routers, "count_touched", lambda x, n: batches.append(x[:n]) or 0.0)
+    ch13_routers.touched_counts(None, torch.arange(64 * 128))
+    near, far = (batches[i::2] for i in (0, 1))  # of 1, 2, ... tokens
+    for n, one, other in zip(ch13_routers.BATCHES, near, far, strict=True):
+        assert one.flatten().tolist() == list(range(n))
+        assert other.flatten().tolist() == list(range(0, 128 * n, 128))
+
+
 def test_same_choices_counts_experts_in_any_order():
     one = [torch.tensor([[0, 1], [2, 3]]), torch.tensor([[4, 5], [6, 7]])]
     other = [torch.tensor([[1, 0], [2, 4]]), torch.tensor([[5, 4], [7, 6]])]

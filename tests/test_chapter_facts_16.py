@@ -8,14 +8,17 @@ import pytest
 import torch
 from chapters import cells
 from conftest import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe_tutorial import plots, widgets
 from moe_tutorial.cost import experts_touched
 from moe_tutorial.experiments import ch16
+from moe_tutorial.experiments.ask import specialists
 from moe_tutorial.experiments.base import RESULTS, committed, same_settings
 from moe_tutorial.experiments.ch16_drafts import ModelDraft, first_layers
 from moe_tutorial.model import MoELanguageModel
-from moe_tutorial.speculation import SpeculatedToken
+from moe_tutorial.sampling import next_token_probs
+from moe_tutorial.speculation import CountedDraft, SpeculatedToken, speculate
 
 DRAFTS, PASS_TIME = ch16.EXPERIMENTS
 
@@ -135,6 +138,79 @@ def test_the_text_names_the_settings_of_the_runs():
     assert (ch16.LARGE["num_layers"], ch16.LARGE["num_experts"]) == (4, 32)
 
 
+@pytest.fixture(scope="module")
+def writer():
+    model, ids = specialists()
+    return model, ids, CountedDraft.count(ids.train, ids.tokenizer.vocab_size)
+
+
+def test_other_seeds_need_other_numbers_of_passes(writer):
+    model, ids, draft = writer
+    start, passes, begins, mended = ids.tokenizer.encode("Once upon a ti"), [], [], []
+    for seed in range(5):
+        told = {"draft_length": 4, "max_new_tokens": 240, "temperature": 0.8}
+        dice = torch.Generator().manual_seed(seed)
+        tokens = list(speculate(model, start, draft, generator=dice, **told))
+        text = "i" + ids.tokenizer.decode([one.token for one in tokens])
+        first = [char.isspace() for char in text[:-1]]
+        passes.append(sum(one.how != "accepted" for one in tokens))
+        begins += first
+        mended += [b for b, one in zip(first, tokens, strict=True) if one.how == "corrected"]
+    assert 60 <= min(passes) < max(passes) <= 90
+    assert "other seeds need between 60 and 90" in text_of("ch16-loop-05")
+    assert sum(mended) / len(mended) > sum(begins) / len(begins)
+
+
+def test_heat_brings_out_rare_characters_about_which_the_two_agree_less(writer):
+    model, ids, draft = writer
+    gaps = {(heat, rare): 0.0 for heat in (1.0, 2.0) for rare in (True, False)}
+    for window in ids.validation[:256].split(128):
+        with torch.no_grad():
+            logits = model(window[None]).logits[0]
+        for i, row in enumerate(logits):
+            guess, rare = draft.probs(window[: i + 1].tolist()).log(), row.softmax(-1) < 0.02
+            for heat in (1.0, 2.0):
+                gap = (next_token_probs(row, heat) - next_token_probs(guess, heat)).abs()
+                gaps[heat, True] += gap[rare].sum().item()
+                gaps[heat, False] += gap[~rare].sum().item()
+    assert gaps[2.0, True] > 3 * gaps[1.0, True]
+    assert gaps[2.0, False] < 1.2 * gaps[1.0, False]
+
+
+def test_counts_of_five_look_four_characters_back(writer):
+    _, ids, draft = writer
+    same = (ids.tokenizer.encode(text).tolist() for text in ("looked a", "baked a", "ed a"))
+    behind = [draft.probs(text) for text in same]
+    assert draft.order == 5
+    assert all(torch.equal(probs, behind[0]) for probs in behind)
+    assert not torch.equal(behind[0], draft.probs(ids.tokenizer.encode("saw a").tolist()))
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations inside."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number = getattr(self, "number", 0) + 1
+        return function(*args, **(kwargs or {}))
+
+
+def calls(model):
+    caches, text = model.new_caches(), torch.zeros(1, 65, dtype=torch.long)
+    with torch.inference_mode():
+        model(text[:, :64], caches)
+        with Calls() as counted:
+            model(text[:, 64:], caches)
+    return counted.number
+
+
+def test_one_layer_makes_half_as_many_small_calls_as_two():
+    torch.manual_seed(0)
+    whole = MoELanguageModel(ch16.MODEL, 61).eval()
+    small = MoELanguageModel(ch16.MODEL.model_copy(update=ch16.SMALL), 61).eval()
+    for one in (small, first_layers(whole, 1)):
+        assert 0.4 < calls(one) / calls(whole) < 0.6
+
+
 # Figures and sliders
 
 
@@ -175,6 +251,21 @@ def test_pass_times_are_divided_by_the_first():
     figure = plots.pass_figure([1, 4], {"x": {"a": [2.0, 6.0]}, "y": {"a": [1.0, 1.0]}})
     assert [list(axes.lines[0].get_ydata()) for axes in figure.axes] == [[1, 3], [1, 1]]
     assert [axes.get_title() for axes in figure.axes] == ["x", "y"]
+
+
+def test_every_pass_time_lies_inside_its_panel():
+    low, high = {"a": [1.0, 2.0]}, {"a": [1.0, 6.0]}
+    for panels in ({"x": low, "y": high}, {"x": high, "y": low}):
+        for axes in plots.pass_figure([1, 13], panels).axes:
+            bottom, top = axes.get_ylim()
+            assert bottom == 0
+            assert max(axes.lines[0].get_ydata()) < top
+
+
+def test_five_measured_curves_are_told_apart_without_color():
+    measured = {str(i): [1, i] for i in range(5)}
+    (axes,) = plots.length_figure([1, 2], {}, measured, "speed").axes
+    assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 5
 
 
 def test_gains_are_drawn_beside_one():

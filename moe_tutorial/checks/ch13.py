@@ -1,6 +1,6 @@
 """Checks of the exercises of chapter 13."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,6 +39,9 @@ def check_touched_by(answer: object) -> str:
             "this is the probability of any expert at all; add up over the experts": (
                 1 - ((1 - probs) ** batch).prod()
             ),
+            "subtract from 1 for each expert before adding up, not once for all": (
+                1 - ((1 - probs) ** batch).sum()
+            ),
             "this is the share of the experts; add up instead of averaging": right / num_experts,
             "the probabilities add up to K, as each token has K experts; do not divide them": (
                 (1 - (1 - even) ** batch).sum()
@@ -60,7 +63,11 @@ class Trial(NamedTuple):
 
 
 def _winner(
-    trials: Sequence[Trial], budget: str, spread: str = "paired", sign: int = 1
+    trials: Sequence[Trial],
+    budget: str,
+    spread: str = "paired",
+    sign: int = 1,
+    size: Callable[[Tensor], Tensor] = torch.abs,
 ) -> str:  # the right answer, or one of a mistake
     first, *rivals = trials
     rivals = [
@@ -73,11 +80,13 @@ def _winner(
     gaps, root = ours - theirs, len(ours) ** 0.5
     error = {
         "paired": gaps.std() / root,
+        "half": gaps.std() / root / 2,
+        "biased": gaps.std(correction=0) / root,
         "single": (ours.var() + theirs.var()).sqrt() / root,
         "deviation": gaps.std(),
         "nothing": 0.0,
     }[spread]
-    if gaps.mean().abs() <= 2 * error:
+    if size(gaps.mean()) <= 2 * error:
         return "none"
     return first.name if sign * gaps.mean() < 0 else rival.name
 
@@ -93,9 +102,15 @@ CLEAR = (  # two standard errors, not two standard deviations
     Trial("large", 400, 396, 20.0, [1.55, 1.58, 1.55]),
     Trial("long", 100, 101, 10.2, [1.46, 1.51, 1.485]),
 )
+CLOSE = (  # between one standard error and two
+    Trial("mixture", 300, 900, 30.0, [1.42, 1.45, 1.40, 1.43]),
+    Trial("small", 300, 301, 20.0, [1.425, 1.445, 1.386, 1.405]),  # 1.5
+    Trial("medium", 500, 501, 30.0, [1.423, 1.443, 1.384, 1.402]),  # 1.8; divided by n, 2.1
+    Trial("large", 900, 901, 60.0, [1.36, 1.40, 1.33, 1.35]),
+)
 QUESTIONS = [
     (TRIALS, "active"), (TRIALS, "total"), (TRIALS, "seconds"), (CLEAR, "active"),
-    (CLEAR, "total"), (CLEAR, "seconds"),
+    (CLEAR, "total"), (CLEAR, "seconds"), (CLOSE, "active"), (CLOSE, "seconds"),
 ]  # fmt: skip
 
 
@@ -107,7 +122,14 @@ def check_fair_winner(answer: object) -> str:
         refuse(not isinstance(one, str), f"return a name or 'none', not {one!r}")
     right = [_winner(*question) for question in QUESTIONS]
     mistakes = {
-        "the spread is never asked; a difference within it is none": {"spread": "nothing"},
+        "the error is never asked; a difference within twice the error is none": (
+            {"spread": "nothing"}
+        ),
+        "one standard error is not enough; ask for twice": {"spread": "half"},
+        "few pairs: divide the squares by n - 1, as `std()` does": {"spread": "biased"},
+        "row 0 never wins: ask for the size of the difference, and it is no rival of its own": (
+            {"size": Tensor.clone}
+        ),
         "each row's own spread hides what the pairs show: same seed, same batches": (
             {"spread": "single"}
         ),
@@ -127,7 +149,7 @@ def check_fair_winner(answer: object) -> str:
         if ours != expected:
             names = ", ".join(trial.name for trial in trials)
             raise NotYet(f"of {names} at equal {budget}, it says {ours} instead of {expected}")
-    return "who wins depends on what is held equal, and once nobody does"
+    return "who wins depends on what is held equal, and sometimes nobody does"
 
 
 COUNTS = torch.tensor([5, 3, 60, 12, 8, 20, 45, 2, 1, 9, 15, 7])

@@ -44,6 +44,9 @@ def check_accepts(answer: object) -> str:
         ),
         "p alone forgets how often the draft guesses it": [u < p for p, q, u, *_ in ratios],
         "q alone does not ask the model": [u < q for p, q, u, *_ in ratios],
+        "min(p, q) is the share of all guesses; of those of this token, p / q are kept": (
+            [u < min(p, q) for p, q, u, *_ in ratios]
+        ),
         "p of q or more is always kept, but less is kept sometimes; use the number": (
             [p >= q for p, q, u, *_ in ratios]
         ),
@@ -59,21 +62,23 @@ def check_accepts(answer: object) -> str:
     return "kept whenever p is at least q, and below that in the share p / q of the cases"
 
 
-ROWS_P = torch.stack([P, P.flip(0), torch.tensor([0.0, 0.5, 0.5, 0.0]), P])
-ROWS_Q = torch.stack([Q, Q, torch.full((4,), 0.25), P])
+ROWS_P = torch.stack([P, P.flip(0), torch.tensor([0.0, 0.5, 0.5, 0.0]), P / 2 + Q / 2, P])
+ROWS_Q = torch.stack([Q, Q, torch.full((4,), 0.25), P, P])  # more rows than columns
 
 
 @check
 def check_rest_of_rows(answer: object) -> str:
     """Exercise 16.2: rest_of_rows(p, q), the rest distribution of every row."""
     p, q = ROWS_P.clone(), ROWS_Q.clone()
-    found = torch.as_tensor(call(answer, p, q))
+    found = call(answer, p, q)
+    refuse(isinstance(found, list | tuple), "return one tensor for all rows; torch.stack makes it")
+    found = torch.as_tensor(found)
     refuse(not (p.equal(ROWS_P) and q.equal(ROWS_Q)), "it changes what it was given; compute anew")
     p, q = ROWS_P, ROWS_Q
     right = torch.stack([rest(*row) for row in zip(p, q, strict=True)])
     left, back = (p - q).clamp(min=0), (q - p).clamp(min=0)
     gap = (p - q).abs()
-    first = slice(3)  # the last row has no rest
+    first = slice(4)  # the last row has no rest
     if found.shape == right.shape:
         mistakes = {
             "p - q is negative where the draft guesses too often; cut at 0": p - q,
@@ -88,14 +93,26 @@ def check_rest_of_rows(answer: object) -> str:
             "columns are divided by their sums; a row is a distribution": left / left.sum(0),
             "a softmax gives the forbidden ones a chance; divide by the sum": left.softmax(-1),
             "this is p: what was accepted would be counted twice": p,
+            "p comes in for single zeros; give it only for a row that is zero as a whole": (
+                torch.where(left > 0, left / left.sum(-1, keepdim=True), p)
+            ),
         }
         recognize(found[first], {text: wrong[first] for text, wrong in mistakes.items()})
-        nothing = found[3].isnan().any() or found[3].isinf().any()
-        refuse(nothing, "where p = q the sum is 0, and 0 / 0 is no number; give p there")
-        empty = close(found[first], right[first]) and close(found[3], torch.zeros(4))
-        refuse(empty, "where p = q the row is all zeros; give p there")
+        _refuse_no_numbers(found, right)
     compare(found, right, {})
     return "each row holds what the draft guesses too rarely, and p where nothing is missing"
+
+
+def _refuse_no_numbers(found: Tensor, right: Tensor) -> None:
+    """What goes wrong where a sum is 0: everywhere without the cut, in the last row with it."""
+    endless = not found[:-1].isfinite().all()
+    refuse(endless, "p - q adds up to 0 in every row; cut at 0 before you add up")
+    nothing = not found[-1].isfinite().all()
+    refuse(nothing, "where p = q the sum is 0, and 0 / 0 is no number; give p there")
+    if close(found[:-1], right[:-1]):
+        refuse(not found[-1].any(), "where p = q the row is all zeros; give p there")
+        other = not close(found[-1], right[-1])
+        refuse(other, "all rows are right but the one where p = q; give p there")
 
 
 DRAWS = 1500
@@ -131,6 +148,8 @@ def _judge_shares(shares: Tensor, kept: float) -> None:
             right,
             rest(q, p),
         ),
+        "p alone forgets how often the draft guesses it; p / q": (p, rest(p, q)),
+        "every guess is kept, so the text is the draft's": (torch.ones(3), p),
         "after a rejection all are equally likely": (right, torch.ones(3) / 3),
     }
     found = torch.tensor([*shares.tolist(), kept])

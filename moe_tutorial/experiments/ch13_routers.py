@@ -28,7 +28,7 @@ PROBE = 1024  # characters of the validation text, on which choices are watched
 BATCHES = (1, 2, 4, 8, 16, 32)  # tokens at once, for a trained router
 Prepare = Callable[[MoELanguageModel], None]
 
-NO_BALANCE = {"balance": "none"}  # a table needs no balance loss, a frozen router ignores it
+NO_BALANCE = {"balance": "none"}  # a table needs no balance loss, frozen rows cannot follow it
 ONE_EXPERT = {"num_experts": 1, "top_k": 1, "hidden_dim": 192}
 ROUTERS: dict[str, Json] = {
     "learned": {},

@@ -103,7 +103,7 @@ def violation_figure(named: Mapping[str, Band], every: int) -> Figure:
         for values in band:
             axes.plot([every * (i + 1) for i in range(len(values))], values, color=COLORS[0],
                       linewidth=0.8)  # fmt: skip
-        axes.set_ylim(0, None)
+    panels[0].set_ylim(0, None)  # at last: it would fix what the panels share
     return figure
 
 

@@ -68,7 +68,7 @@ def length_figure(
     for i, (name, values) in enumerate(measured.items(), start=len(predicted)):
         style = {"color": COLORS[i % 6], "markerfacecolor": "none", "label": name}
         joined = "" if predicted else STYLES[i % 4]
-        axes.plot(lengths, values, MARKERS[i % 4] + joined, **style)
+        axes.plot(lengths, values, (*MARKERS, "v")[i % 5] + joined, **style)
     _finish(axes)
     return figure
 
@@ -82,8 +82,8 @@ def pass_figure(tokens: Sequence[int], panels: Mapping[str, Curves]) -> Figure:
             relative = [time / times[0] for time in times]
             axes.plot(tokens, relative, MARKERS[i % 4] + STYLES[i % 4], color=COLORS[i],
                       markerfacecolor="none", label=name)  # fmt: skip
-        axes.set_ylim(0, None)
         axes.grid(alpha=0.3)
+    all_axes[0].set_ylim(0, None)  # at last: it would fix what the panels share
     all_axes[-1].legend(fontsize="small")
     return figure
 

@@ -60,9 +60,18 @@ WRONG = {
             "do not divide them",
         ),
         (TOUCHED.format(result="1 - (1 - probs) ** batch"), "add them up"),
+        (TOUCHED.format(result="1 - ((1 - probs) ** batch).sum()"), "not once for all"),
     ],
     "ch13-exercise-2": [
-        (winner(error="0"), "the spread is never asked"),
+        (winner(error="0"), "the error is never asked"),
+        (winner(error="gaps.std() / len(gaps) ** 0.5"), "one standard error is not enough"),
+        (winner(error=ERROR.replace("std()", "std(correction=0)")), "by n - 1"),
+        (
+            WINNER.replace("gaps.mean().abs()", "gaps.mean()").format(
+                rivals="others", fair=FAIR, error=ERROR, better=BETTER
+            ),
+            "row 0 never wins",
+        ),
         (
             winner(error="2 * ((ours.var() + theirs.var()) / len(ours)) ** 0.5"),
             "what the pairs show",
@@ -72,7 +81,7 @@ WRONG = {
         (winner(fair="True"), "the rival must have the same budget"),
         (winner(fair=FAIR.replace("budget", "'active'")), "always by active"),
         (winner(fair=FAIR.replace("budget", "'total'")), "always by total"),
-        (winner(rivals="trials"), "instead of"),
+        (winner(rivals="trials"), "no rival of its own"),
         (winner(rivals="trials[:1]"), "always none"),
         (winner(fair="getattr(t, budget) == getattr(first, budget)"), "it raised"),
         (winner(better="gaps.mean()"), "return a name or 'none'"),
