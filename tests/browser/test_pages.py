@@ -6,6 +6,7 @@ It is served on the loopback; a request to any other place is refused and rememb
 import functools
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,14 +26,15 @@ from playwright.sync_api import Page, sync_playwright
 sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "site"))
 import generate as site_pages
+import shown
 from lab import FLAGS, find_chromium
 
 from moe_tutorial import corpus, sampling
 from moe_tutorial.balance import drift
 from moe_tutorial.cost import experts_touched
-from moe_tutorial.experiments.ask import specialists
 
 SITE = ROOT / "build" / "site"
+MODEL = os.environ.get("MODEL")  # as make hands it on: the run folder that the site was built with
 PHONE = {"width": 390, "height": 844}
 PAGES = [
     "index.html", "writer.html", "run.html", "more.html", "settings.html", "glossary.html",
@@ -427,18 +429,17 @@ class Writer:
 
 def test_the_model_in_the_page_writes_what_the_library_writes(writer):
     """Greedy, over the end of the context, where the window slides."""
-    model, texts = specialists()
-    prompt = "The old fox"
+    model, tokenizer, prompt, *_ = shown.trained(MODEL) if MODEL else shown.committed()
     text, said = writer.write(prompt=prompt, temperature=0, top_k=61, top_p=1, count=150)
     drawn = list(
-        sampling.generate(model, texts.tokenizer.encode(prompt), max_new_tokens=150, temperature=0)
+        sampling.generate(model, tokenizer.encode(prompt), max_new_tokens=150, temperature=0)
     )
-    assert text == texts.tokenizer.decode([each.token for each in drawn])
+    assert text == tokenizer.decode([each.token for each in drawn])
     assert said.startswith("150 characters")
-    shown = writer.page.locator(".writer-text span").evaluate_all(
+    colored = writer.page.locator(".writer-text span").evaluate_all(
         "all => all.map(e => e.dataset.expert)"
     )
-    assert [int(e) for e in shown] == [each.experts[0, 0].item() for each in drawn]
+    assert [int(e) for e in colored] == [each.experts[0, 0].item() for each in drawn]
     assert writer.site.refused == []
     assert writer.site.errors == []
 
@@ -471,30 +472,30 @@ def test_the_page_draws_from_the_probabilities_of_the_library(writer):
     every = ((1, 30, 1), (0, 30, 1), (0.5, 5, 1), (1, 1, 1), (2, 7, 1), (2, 30, 0.5), (1, 7, 0.8))
     for temperature, k, p in every:
         logits = torch.randn(30)  # flat enough that one character more or less is seen
-        shown = writer.page.evaluate(
+        found = writer.page.evaluate(
             "([logits, ...rest]) => course.nextTokenProbs(logits, ...rest)",
             [logits.tolist(), temperature, k, p],
         )
         expected = sampling.next_token_probs(logits, temperature, k, p)
-        assert (torch.tensor(shown) - expected).abs().max() < 1e-5
+        assert (torch.tensor(found) - expected).abs().max() < 1e-5
 
 
 def test_what_is_drawn_has_the_given_probabilities(writer):
-    shown = writer.page.evaluate(
+    found = writer.page.evaluate(
         """() => {
             const random = course.uniform(5), counts = [0, 0, 0, 0];
             for (let i = 0; i < 20000; i++) counts[course.draw([0.5, 0, 0.3, 0.2], random)]++;
             return counts;
         }"""
     )
-    assert shown[1] == 0
-    assert [n / 20000 for n in shown] == pytest.approx([0.5, 0, 0.3, 0.2], abs=0.015)
+    assert found[1] == 0
+    assert [n / 20000 for n in found] == pytest.approx([0.5, 0, 0.3, 0.2], abs=0.015)
 
 
 PARITY = """
-import onnx_model
-model, texts = onnx_model.specialists()
-graph, tokens = onnx_model.export(model), texts.validation[:40]
+import onnx_model, shown
+model, _, _, tokens, *_ = shown.committed()
+graph, tokens = onnx_model.export(model), tokens[:40]
 print(onnx_model.verify(model, graph, tokens))
 model.head.weight.data[5] *= 1.01
 try:
@@ -502,19 +503,76 @@ try:
 except ValueError as error:
     print(error)
 """
+# Every router that can be set, in graphs so small that seconds are enough.
+ROUTERS = """
+import onnx_model, torch
+from moe_tutorial.config import ModelConfig
+from moe_tutorial.model import MoELanguageModel
+small = {"dim": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "max_seq_len": 12}
+for changes in (
+    {"router": "sigmoid", "balance": "bias"},
+    {"balance": "quantile", "shared_expert": False},
+    {"router_score": "sqrtsoftplus", "router_normalize": True, "router_scale": 1.4},
+):
+    torch.manual_seed(0)
+    model = MoELanguageModel(ModelConfig(**small, **changes), 9).eval()
+    graph = onnx_model.export(model)
+    print(onnx_model.verify(model, graph, torch.randint(9, (12,))))
+"""
+TOO_MUCH = """
+import onnx_model, pathlib, shown, sys, torch
+from moe_tutorial.config import ModelConfig
+from moe_tutorial.model import MoELanguageModel
+small = ModelConfig(dim=16, num_layers=1, num_heads=2, hidden_dim=8, max_seq_len=12)
+tokens, folder = torch.arange(9), pathlib.Path(sys.argv[1])
+model = shown.committed()._replace(model=MoELanguageModel(small, 61).eval(), tokens=tokens)
+(folder / "onnxruntime").mkdir()
+(folder / "onnxruntime" / "large").write_bytes(bytes(9_000_000))
+(folder / "model.onnx.gz").write_bytes(b"half a file")
+print(onnx_model.write_model(folder, model).splitlines()[0])
+(folder / "onnxruntime" / "more").write_bytes(bytes(2_000_000))
+try:
+    onnx_model.write_model(folder, model)
+except ValueError as error:
+    print(error)
+"""
+
+
+def in_the_site_environment(*arguments):
+    """What Python prints there, where onnxruntime is."""
+    python = ROOT / "build" / "site-venv" / "bin" / "python"
+    path = f"{ROOT / 'site'}:{ROOT}"
+    return subprocess.run(
+        [python, *arguments], env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def test_the_graph_is_the_model_and_a_changed_weight_is_noticed():
-    """In the environment of the site, which has onnxruntime."""
-    python = ROOT / "build" / "site-venv" / "bin" / "python"
-    path = f"{ROOT / 'site'}:{ROOT}"
-    done = subprocess.run(
-        [python, "-c", PARITY], env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    worst, refusal = done.stdout.splitlines()
+    worst, refusal = in_the_site_environment("-c", PARITY).stdout.splitlines()
     assert float(worst) < 1e-5
     assert "differs from the library" in refusal
+
+
+def test_the_graph_has_every_router_that_can_be_set():
+    found = [float(line) for line in in_the_site_environment("-c", ROUTERS).stdout.splitlines()]
+    assert len(found) == 3
+    assert max(found) < 1e-5
+
+
+def test_a_damaged_graph_is_exported_again_and_a_page_of_10_megabytes_is_refused(tmp_path):
+    said, refusal = in_the_site_environment("-c", TOO_MUCH, tmp_path).stdout.splitlines()
+    size = (tmp_path / "model.onnx.gz").stat().st_size / 1e6
+    assert 0 < size < 1
+    assert f"loads {size + 9:.1f} MB" in said
+    assert f"would load {size + 11:.1f} MB" in refusal
+
+
+def test_a_folder_without_a_model_builds_nothing(tmp_path):
+    done = in_the_site_environment("site/make_site.py", "--model-path", tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path} holds no trained model")
 
 
 def test_every_public_name_of_the_library_has_its_place():
