@@ -3,6 +3,9 @@
 "use strict";
 
 (() => {
+  const NEEDS_SERVER = "A browser does not load the model from a file: start `python -m http.server` in the folder of this page, and open http://localhost:8000 there.";
+  const fromFile = location.protocol === "file:";
+
   // Mulberry32: a small generator, so that a seed means the same text in every browser.
   function uniform(seed) {
     let state = seed >>> 0;
@@ -142,6 +145,7 @@
     const write = get("write"), stop = get("stop");
     const layer = () => Number(get("layer").value);
     let stopped = false, written = [];
+    if (fromFile) status.textContent = NEEDS_SERVER;
 
     root.querySelectorAll("input[type=range]").forEach(input => {
       const show = () => { input.nextElementSibling.textContent = input.value; };
@@ -197,9 +201,7 @@
       try {
         await run();
       } catch (error) {
-        status.textContent = location.protocol === "file:"
-          ? "A browser does not load the model from a file: start `python -m http.server` in the folder of this page, and open it from there."
-          : `That did not work: ${error.message}.`;
+        status.textContent = fromFile ? NEEDS_SERVER : `That did not work: ${error.message}.`;
       }
       write.disabled = false;
       stop.disabled = true;
