@@ -34,7 +34,7 @@ APART = {"dataset", "data_dir", "num_workers", "eval_steps", "save_steps"}
 class Shown(NamedTuple):
     """A model with what its page needs."""
 
-    model: MoELanguageModel
+    model: MoELanguageModel  # in evaluation mode, with weights that float16 holds
     tokenizer: CharTokenizer
     prompt: str  # what stands in the form at first
     tokens: Tensor  # (T,) over which graph and library are compared
@@ -61,6 +61,9 @@ def trained(folder: str | Path) -> Shown:
     """
     folder = at_home(folder)
     model, tokenizer, config = load_model(folder)
+    with torch.no_grad():  # half as much to load; the model of chapter 12 is stored so
+        for weight in model.parameters():
+            weight.copy_(weight.half())
     counters = verified(folder, pointed(folder, "best")).counters
     prompt, others = first_prompt(config, tokenizer), differences(config)
     usual_text = load_config(ROOT / "config.hocon").training.dataset
@@ -80,7 +83,9 @@ def how_trained(config: Config, counters: dict[str, float | None]) -> str:
         return "elsewhere"
     told = f"on {named(config.training.dataset)} for {counters['step']:,} steps"
     loss = counters["validation_loss"]
-    return told if loss is None else f"{told} (held-out loss {loss:.3f} nats per character)"
+    if loss is None:
+        return told
+    return f"{told} (held-out loss {loss:.3f} nats per character before rounding)"
 
 
 def named(dataset: str) -> str:
@@ -128,8 +133,8 @@ def described(shown: Shown, megabytes: float) -> str:
     parameters = sum(p.numel() for p in shown.model.parameters())
     return (
         f"{shown.who} writes here, in your browser: {layers} of {config.num_experts} experts, "
-        f"{config.top_k} for each character, {parameters:,} parameters, trained "
-        f"{shown.training}. Its settings are those of [config.hocon](settings.md)"
+        f"{config.top_k} for each character, {parameters:,} parameters rounded to float16, "
+        f"trained {shown.training}. Its settings are those of [config.hocon](settings.md)"
         f"{f', but for {others}' if others else ''}. "
         f"The first text loads {megabytes:.1f} MB from this site; nothing is sent anywhere."
     )

@@ -96,13 +96,17 @@ def test_a_folder_tells_model_text_and_settings(run_folder):
     )
     config = Config(model=ModelConfig(**TINY), training=training)
     model = shown.trained(run_folder(config))
+    assert all(torch.equal(w, w.half().float()) for w in model.model.parameters())
     said = shown.described(model, 4.56)
     assert said.startswith("A model that was trained for this site writes here")
     assert "2 layers of 4 experts, 2 for each character" in said
     parameters = sum(p.numel() for p in random_model().parameters())
-    assert f"{parameters:,} parameters, trained on `my'text.txt` for 20 steps" in said
+    assert (
+        f"{parameters:,} parameters rounded to float16, trained on `my'text.txt` for 20 steps"
+        in said
+    )
     assert "someone" not in said
-    assert "(held-out loss 1.250 nats per character)" in said
+    assert "(held-out loss 1.250 nats per character before rounding)" in said
     assert "4.6 MB" in said
     found = re.findall(r"`([\w.]+) = ([^`]+)`", said)
     expected = {
