@@ -19,6 +19,6 @@
     const results = document.getElementById("search-results");
     if (location.protocol !== "file:" || !results) return;
     results.before(Object.assign(document.createElement("p"), {className: "needs-server",
-      textContent: "A browser does not read the pages from a folder, so the results have no excerpts: for them start `python -m http.server` in this folder, and open http://localhost:8000."}));
+      textContent: "From a folder a search has no excerpts: start `python -m http.server` in it, and open http://localhost:8000."}));
   });
 })();

@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const NEEDS_SERVER = "A browser does not load the model from a file: start `python -m http.server` in the folder of this page, and open http://localhost:8000 there.";
+  const NEEDS_SERVER = "From a folder the model does not load: start `python -m http.server` in it, and open http://localhost:8000.";
   const fromFile = location.protocol === "file:";
 
   // Mulberry32: a small generator, so that a seed means the same text in every browser.

@@ -217,6 +217,17 @@ def test_from_a_server_no_page_asks_for_one(site):
         page.context.close()
 
 
+PAPER = {"width": 718, "height": 1000}  # A4 between margins of 1 cm, at 96 pixels per inch
+
+
+@pytest.fixture(scope="module", params=PRESENT)
+def chapter(request, site):
+    """A chapter on the screen, in the width of paper."""
+    page = site.open(f"notebooks/{request.param}.html", **PAPER)
+    yield page
+    page.context.close()
+
+
 CONTRAST = """selector => {
   const parse = text => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
@@ -236,20 +247,28 @@ CONTRAST = """selector => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("chapter", PRESENT)
-def test_text_and_code_can_be_read_in_both_modes(site, chapter, dark):
-    """Contrast of 4.5, as WCAG 2 asks for in level AA."""
-    page = site.open(f"notebooks/{chapter}.html", dark=dark)
+def test_a_page_is_light_or_dark_as_it_was_left(site, dark):
+    page = site.open("notebooks/07_moe.html", dark=dark)
     assert page.evaluate("document.documentElement.dataset.theme") == ("dark" if dark else "light")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == dark
+    buttons = page.evaluate(CONTRAST, "#pst-back-to-top, .theme-change-button")
+    assert len(buttons) == 4
+    assert min(buttons) >= 4.5
+    page.context.close()
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_and_code_can_be_read_in_both_modes(chapter, mode):
+    """Contrast of 4.5, as WCAG 2 asks for in level AA."""
+    chapter.add_style_tag(content="* { transition: none !important; }")
+    chapter.evaluate(f"Object.assign(document.documentElement.dataset, {{theme: '{mode}'}})")
     for selector, least in ((".bd-content :is(p, li, a, td, th, summary, label)", 21),
                             (".bd-content pre span", 21), (".bd-content .output pre", 4),
                             (".bd-content div.cell_output span[title]", 0)):  # fmt: skip
-        found = page.evaluate(CONTRAST, selector)
+        found = chapter.evaluate(CONTRAST, selector)
         assert len(found) >= least
         assert min(found, default=21) >= 4.5, selector
-    page.context.close()
 
 
 def test_figures_lie_on_a_light_card_in_dark_mode(site):
@@ -269,19 +288,10 @@ def test_the_notebook_that_a_page_offers_is_that_of_the_repository(chapter):
     assert offered.read_bytes() == (ROOT / "notebooks" / f"{chapter}.ipynb").read_bytes()
 
 
-PAPER = {"width": 718, "height": 1000}  # A4 between margins of 1 cm, at 96 pixels per inch
 FOLDS = "[...document.querySelectorAll('details')].map(e => e.open)"
 CUT = """() => [...document.querySelectorAll('.bd-content *')].filter(e => e.checkVisibility()
   && e.clientWidth && getComputedStyle(e).overflowX !== 'visible'
   && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML.slice(0, 120))"""
-
-
-@pytest.fixture(scope="module", params=PRESENT)
-def chapter(request, site):
-    """A chapter on the screen, in the width of paper."""
-    page = site.open(f"notebooks/{request.param}.html", **PAPER)
-    yield page
-    page.context.close()
 
 
 def test_printing_opens_solutions_and_answers_and_closes_them_again(chapter):
