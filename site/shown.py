@@ -91,7 +91,7 @@ def how_trained(config: Config, counters: dict[str, float | None]) -> str:
 def named(dataset: str) -> str:
     """The name of a text as code. Of a path on the builder's machine only the last part is told."""
     path = Path(dataset).expanduser()
-    name = path.name if path.is_absolute() else dataset
+    name = path.name if path.anchor else dataset
     return f"`{visible(name).replace('`', chr(39))}`"
 
 
