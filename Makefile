@@ -63,8 +63,8 @@ notebooks: $(INSTALLED)  ## re-execute every notebook and store its outputs
 student: $(INSTALLED)  ## copy the notebooks without solutions into build/student
 	$(PY) tools/notebooks.py --student build/student
 
-site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (needs npm)
-	OMP_NUM_THREADS=1 $(SITE_PY) site/make_site.py
+site: $(SITE)/installed  ## build the course as pages that need no network, in build/site (needs npm; MODEL=folder: with its model)
+	OMP_NUM_THREADS=1 $(SITE_PY) site/make_site.py $(if $(MODEL),--model-path "$(MODEL)")
 
 report: $(INSTALLED)  ## judge returned notebooks, a folder per learner (CLASS=folder); runs their code
 	$(PY) tools/report.py $(if $(CLASS),"$(CLASS)") $(ARGS)

@@ -20,7 +20,7 @@ from moe_tutorial.plots.described import Figure
 # How a token came about -> CSS. Told apart by the line, too, where colors cannot be seen.
 ORIGINS = {
     "accepted": "background:#56B4E9;color:#000",
-    "corrected": "background:#D55E00;color:#fff;text-decoration:underline",
+    "corrected": "background:#D55E00;color:#000;text-decoration:underline",
     "drawn": "background:#fff;color:#000;outline:1px solid #000",
 }
 Curves = Mapping[str, Sequence[float]]

@@ -3,6 +3,9 @@
 "use strict";
 
 (() => {
+  const NEEDS_SERVER = "From a folder the model does not load: start `python -m http.server` in it, and open http://localhost:8000.";
+  const fromFile = location.protocol === "file:";
+
   // Mulberry32: a small generator, so that a seed means the same text in every browser.
   function uniform(seed) {
     let state = seed >>> 0;
@@ -56,6 +59,9 @@
     return new Response(stream).arrayBuffer();
   }
 
+  // How much of a full context is read again.
+  const kept = data => Math.max(1, Math.floor(3 * data.max_seq_len / 4));
+
   // One text: its window and the keys and values of it, as `Reader` of the library keeps them.
   class Reader {
     constructor(session, data) {
@@ -87,7 +93,7 @@
     async read(token) {
       this.window.push(token);
       if (this.window.length <= this.data.max_seq_len) return this.one(token);
-      this.start(this.window.slice(-Math.floor(3 * this.data.max_seq_len / 4)));
+      this.start(this.window.slice(-kept(this.data)));
       let last;
       for (const each of this.window) last = await this.one(each);
       return last;
@@ -113,7 +119,7 @@
     let last;
     // Of a prompt that is too long the library reads the last three quarters of the context.
     const tokens = prompt.length > data.max_seq_len
-      ? prompt.slice(-Math.floor(3 * data.max_seq_len / 4)) : prompt;
+      ? prompt.slice(-kept(data)) : prompt;
     for (const token of tokens) last = await reader.read(token);
     for (let i = 0; i < count; i++) {
       const {temperature, topK, topP} = settings();
@@ -139,6 +145,7 @@
     const write = get("write"), stop = get("stop");
     const layer = () => Number(get("layer").value);
     let stopped = false, written = [];
+    if (fromFile) status.textContent = NEEDS_SERVER;
 
     root.querySelectorAll("input[type=range]").forEach(input => {
       const show = () => { input.nextElementSibling.textContent = input.value; };
@@ -148,7 +155,7 @@
     const color = (span, experts) => {
       const expert = experts[layer() * data.top_k];
       span.style.background = data.colors[expert];
-      span.style.color = expert === 0 ? "#fff" : "#000";
+      span.style.color = data.colors[expert] === data.dark ? "#fff" : "#000";
       span.dataset.expert = expert;
     };
     const add = ({token, prob, experts}) => {
@@ -194,9 +201,7 @@
       try {
         await run();
       } catch (error) {
-        status.textContent = location.protocol === "file:"
-          ? "A browser does not load the model from a file: start `python -m http.server` in the folder of this page, and open it from there."
-          : `That did not work: ${error.message}.`;
+        status.textContent = fromFile ? NEEDS_SERVER : `That did not work: ${error.message}.`;
       }
       write.disabled = false;
       stop.disabled = true;
