@@ -3,4 +3,4 @@
 Their results are committed in results/, so that the figures are drawn without training.
 """
 
-from moe_tutorial.experiments.base import Results, committed
+from moe_tutorial.experiments.base import Results, committed, elsewhere

@@ -137,7 +137,11 @@ class Results:
 
     def all_below(self, low: str, high: str, key: str) -> bool:
         """Whether with every seed the one is below the other: the pairs share seeds and batches."""
-        return all(a < b for a, b in zip(self.of(low, key), self.of(high, key), strict=True))
+        return self.seeds_below(low, high, key) == len(self.of(low, key))
+
+    def seeds_below(self, low: str, high: str, key: str) -> int:
+        """With how many seeds the one is below the other."""
+        return sum(a < b for a, b in zip(self.of(low, key), self.of(high, key), strict=True))
 
     def differ(self, one: str, other: str, key: str) -> bool:
         """Whether two variants are `apart` in this measurement; else call the difference none."""
@@ -153,6 +157,12 @@ def apart(one: Sequence[float], other: Sequence[float]) -> bool:
 def committed(name: str) -> Results:
     """The committed results of an experiment."""
     return Results(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["runs"])
+
+
+def elsewhere(name: str) -> Results:
+    """Some of the committed runs, with the same seeds on another make of processor, untimed."""
+    found = json.loads((RESULTS / "elsewhere.json").read_text(encoding="utf-8"))["runs"]
+    return Results(found[name])
 
 
 def same_settings(experiment: Experiment, data: Json) -> bool:

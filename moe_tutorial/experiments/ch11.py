@@ -165,8 +165,8 @@ STATEMENTS = {
     "no expert is idle, however it is balanced": lambda found: (
         not any(sum(found.of(way, "idle")) for way in found.variants())
     ),
-    "without balance the busiest expert of a layer does 1.7 to 3.2 times its share": lambda found: (
-        0.7 < min(violations(found, "none")) < max(violations(found, "none")) < 2.2
+    "without balance the busiest expert of a layer does 1.5 to 4 times its share": lambda found: (
+        0.5 < min(violations(found, "none")) < max(violations(found, "none")) < 3
     ),
     "a coefficient of 0.1 keeps every layer below 0.2; one of 0.01 does not": lambda found: (
         max(violations(found, "loss 0.1")) < 0.2 < max(violations(found, "loss 0.01"))
@@ -174,8 +174,8 @@ STATEMENTS = {
     "the bias of rate 0.001 and the quantile keep every layer below 0.2": lambda found: (
         max(violations(found, "bias 0.001") + violations(found, "quantile")) < 0.2
     ),
-    "the bias of rate 0.05 swings: the layers' mean is above 1 with every seed": lambda found: (
-        min(mean_violation(found, "bias 0.05")) > 1
+    "the bias of rate 0.05 swings: the layers' mean is above 0.6 with every seed": lambda found: (
+        min(mean_violation(found, "bias 0.05")) > 0.6
     ),
     "the mean losses of all ways lie within 0.025 nats": lambda found: (
         max(found.mean(way, "held_out") for way in ways(found))
@@ -185,22 +185,17 @@ STATEMENTS = {
     "no way is below a coefficient of 0.01 with every seed": lambda found: (
         not any(found.all_below(way, "loss 0.01", "held_out") for way in ways(found))
     ),
-    "without balance the loss ends above a coefficient of 0.01 with every seed": lambda found: (
-        found.all_below("loss 0.01", "none", "held_out")
+    "without balance the loss ends above a coefficient of 0.01 with four seeds at least": (
+        lambda found: found.seeds_below("loss 0.01", "none", "held_out") >= 4
     ),
     "between coefficients of 1 and 0.01 no difference in loss is seen": lambda found: (
         not found.differ("loss 1", "loss 0.01", "held_out")
     ),
-    "a coefficient of 1 ends above one of 0.1, by more than twice the error": lambda found: (
-        found.all_below("loss 0.1", "loss 1", "held_out")
-        and found.differ("loss 0.1", "loss 1", "held_out")
+    "a coefficient of 1 ends above one of 0.1 with four seeds at least": lambda found: (
+        found.seeds_below("loss 0.1", "loss 1", "held_out") >= 4
     ),
-    "demanded of every sequence with 1, the load inside sequences is the most even": lambda found: (
-        all(
-            found.all_below("sequence 1", way, "sequence_violation")
-            for way in ways(found)
-            if way != "sequence 1"
-        )
+    "demanded of every sequence with 1, sequences are the most even, on average": lambda found: (
+        min(ways(found), key=lambda way: found.mean(way, "sequence_violation")) == "sequence 1"
     ),
     "a window of about 100 batches is looser than the batch, both with 0.1, on average": (
         lambda found: (
