@@ -29,6 +29,12 @@ TEMPERATURES = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3)
 TOP_P = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1)
 EXPERTS = (2, 4, 8, 16, 32, 64, 128)
 CHOSEN = (1, 2, 4, 8, 16)
+MIXTURES = {  # experts and how many of them each token gets
+    "1 of 1": (1, 1), "2 of 8": (8, 2), "1 of 16": (16, 1), "8 of 64": (64, 8),
+    "4 of 128": (128, 4), "8 of 256": (256, 8),
+}  # fmt: skip
+ACCEPTED = (0, 0.2, 0.4, 0.6, 0.8, 0.9)
+GUESSES = (1, 2, 3, 5, 8)
 
 
 class _Reached(Exception):
@@ -174,7 +180,34 @@ def training_strip(path: Path) -> Figure:
     }  # fmt: skip
 
 
+def gain_slider(path: Path) -> Figure:
+    """Chapter 16: how many times faster a draft makes writing, of a mixture and a dense model."""
+    batches, gain = arguments(path, "gain_slider")
+
+    def draw(mixture: str, accepted: float, length: int) -> list[list[list[float]]]:
+        return [[
+            rounded([gain(*shape, batch, accepted, length) for batch in batches], 3)
+            for shape in (MIXTURES[mixture], MIXTURES["1 of 1"])
+        ]]  # fmt: skip
+
+    return {
+        "kind": "lines", "x": list(range(len(batches))),
+        "ticks": [str(b) if i % 2 == 0 else "" for i, b in enumerate(batches)],
+        "xlabel": "texts at once", "ylabel": "times faster", "panels": [""],
+        "fixed": [{"without guesses": [1] * len(batches)}], "moving": ["{0}", "dense"],
+        "from_zero": True,
+        "sliders": [
+            slider("experts per token, of all", tuple(MIXTURES), "8 of 256"),
+            slider("share of accepted guesses", ACCEPTED, 0.8),
+            slider("guesses per pass", GUESSES, 3),
+        ],
+        "frames": frames(draw, tuple(MIXTURES), ACCEPTED, GUESSES),
+    }  # fmt: skip
+
+
 SLIDERS: dict[str, Callable[[Path], Figure]] = {
     each.__name__: each
-    for each in (offset_slider, sampling_slider, drift_slider, touched_slider, training_strip)
-}
+    for each in (
+        offset_slider, sampling_slider, drift_slider, touched_slider, training_strip, gain_slider,
+    )
+}  # fmt: skip

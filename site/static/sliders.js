@@ -55,7 +55,7 @@
 
   function lines(svg, data, frame, values) {
     const count = data.panels.length, wide = (WIDTH - LEFT - GAP * (count - 1) - 8) / count;
-    const everything = Object.values(data.frames).flat(2)
+    const everything = Object.values(data.frames).flat(3)
       .concat(data.fixed.flatMap(panel => Object.values(panel).flat()));
     const low = data.from_zero ? 0 : Math.min(...everything), high = Math.max(...everything);
     const legend = [];
@@ -68,7 +68,8 @@
         : steps(from, to).map(v => [x(v), `${v}`]);
       const y = axis(svg, box, low, high, marks, data, title, p === 0);
       const curves = Object.entries(data.fixed[p]);
-      curves.push([named(data.moving, values), frame[p]]);
+      const moving = [data.moving].flat(), moved = moving.length > 1 ? frame[p] : [frame[p]];
+      moving.forEach((pattern, i) => curves.push([named(pattern, values), moved[i]]));
       curves.forEach(([name, curve], i) => {
         const pale = data.panels.length > 1 && i === 0;
         const points = curve.map((v, j) => `${x(data.x[j]).toFixed(1)},${y(v).toFixed(1)}`);

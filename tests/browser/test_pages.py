@@ -421,6 +421,28 @@ def test_the_experts_that_tokens_touch_are_those_of_the_library(figure):
         assert values == pytest.approx(expected, abs=1e-4)
 
 
+@of("16_speculation", "gain_slider")
+def test_the_gain_of_a_draft_is_that_of_the_experts_it_touches(figure):
+    """Per pass 1 + a + ... + a^G characters; a pass reads experts or computes 256 pairs a read."""
+
+    def time(experts, chosen, tokens):
+        return max(experts_touched(experts, chosen, tokens), tokens * chosen / 256)
+
+    shapes = {"1 of 1": (1, 1), "2 of 8": (8, 2), "8 of 64": (64, 8), "8 of 256": (256, 8)}
+    for mixture, share, guesses in (("8 of 256", 0.8, 3), ("2 of 8", 0.9, 8), ("8 of 64", 0, 1),
+                                    ("1 of 1", 0.4, 5)):  # fmt: skip
+        figure.move(mixture, share, guesses)
+        (_, ones), (name, sparse), (_, dense) = curves = figure.curves()
+        assert [each for each, _ in curves] == ["without guesses", mixture, "dense"]
+        assert set(ones) == {1}
+        assert len(ones) == len(sparse) == 15
+        characters = sum(share**i for i in range(guesses + 1))
+        for shape, values in ((shapes[name], sparse), ((1, 1), dense)):
+            for i, value in enumerate(values):
+                slower = time(*shape, 2**i * (guesses + 1)) / time(*shape, 2**i)
+                assert value == pytest.approx(characters / slower, abs=1e-3)
+
+
 @of("12_specialists", "training_strip")
 def test_the_routing_over_the_training_is_that_of_the_experiment(figure):
     path = ROOT / "moe_tutorial" / "experiments" / "results" / "early.json"
