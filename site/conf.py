@@ -51,7 +51,7 @@ html_theme_options = {
 }
 html_static_path = [str(HERE / "static"), str(HERE.parent / "build" / "site-vendor")]
 html_css_files = ["site.css"]
-html_js_files = ["site.js", "sliders.js"]
+html_js_files = ["site.js", "sliders.js", "router.js"]
 html_sourcelink_suffix = ""
 html_show_sphinx = False
 html_show_copyright = False

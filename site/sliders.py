@@ -1,6 +1,7 @@
-"""The chapters' sliders without Python: the same figures for some of the values, as data.
+"""The chapters' widgets without Python: the same figures for some of the values, as data.
 
-The library computes every number here; static/sliders.js only draws. What a chapter passes to its
+The library computes every number here; static/sliders.js only draws. The exception is the router
+that is played by hand: static/router.js counts what the reader chose. What a chapter passes to its
 widget is found by running the cells above it.
 """
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from moe_tutorial.balance import drift
 from moe_tutorial.cost import experts_touched
-from moe_tutorial.plots import EXPERT_COLORS, visible
+from moe_tutorial.plots import EXPERT_COLORS, expert_colors, visible
 from moe_tutorial.plots.history import smooth
 from moe_tutorial.sampling import next_token_probs
 from moe_tutorial.widgets.ch11 import RATES
@@ -205,9 +206,19 @@ def gain_slider(path: Path) -> Figure:
     }  # fmt: skip
 
 
+def hand_router(path: Path) -> Figure:
+    """Chapter 07: a text whose characters the reader sends to four experts."""
+    text, *_ = arguments(path, "hand_router")
+    return {
+        "kind": "router", "text": [visible(char) for char in text],
+        "colors": [expert_colors(expert) for expert in range(4)],
+    }  # fmt: skip
+
+
 SLIDERS: dict[str, Callable[[Path], Figure]] = {
     each.__name__: each
     for each in (
         offset_slider, sampling_slider, drift_slider, touched_slider, training_strip, gain_slider,
+        hand_router,
     )
 }  # fmt: skip

@@ -40,7 +40,8 @@
       if (first) svg.append(make("text", {x: box.left - 6, y: y(v) + 4, "text-anchor": "end"}, `${v}`));
     }
     for (const [x, label] of xmarks) {
-      svg.append(make("text", {x, y: box.bottom + 16, "text-anchor": "middle"}, label));
+      const inside = Math.min(x, WIDTH - 4.5 * label.length);  // the last one is not cut
+      svg.append(make("text", {x: inside, y: box.bottom + 16, "text-anchor": "middle"}, label));
     }
     const middle = (box.left + box.right) / 2;
     svg.append(make("text", {x: middle, y: HEIGHT - 8, "text-anchor": "middle"}, data.xlabel));
@@ -120,8 +121,11 @@
             said: `These characters go to the experts ${used.join(", ")}.`};
   }
 
+  const KINDS = {lines, bars, strip};
+
   function build(root) {
     const data = JSON.parse(root.querySelector("script").textContent);
+    if (!(data.kind in KINDS)) return;  // router.js has the other one
     const form = html("form"), said = html("p", {"aria-live": "polite", class: "said"});
     const legend = html("p", {class: "legend", "aria-hidden": "true"});
     form.addEventListener("submit", event => event.preventDefault());
@@ -148,7 +152,7 @@
       });
       const frame = data.frames[places.join(",")];
       if (!flat) picture.replaceChildren();
-      const shown = {lines, bars, strip}[data.kind](picture, data, frame, values);
+      const shown = KINDS[data.kind](picture, data, frame, values);
       said.textContent = shown.said;
       legend.replaceChildren(...shown.legend.map(([name, color]) => {
         const entry = html("span", {}, name);
