@@ -14,6 +14,10 @@ FOLDED = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the
 WRITTEN: set[Path] = set()  # files of this build
 # On the site there is a slider, or a line that says what is needed.
 REMARK = re.compile(r"\(Without a running kernel[^)]*\)[ \n]?")
+ELSEWHERE = {
+    "playground": "On this site, without Python, [a model writes in the page](../writer.md): "
+    "with the same settings, its letters colored by expert.",
+}  # fmt: skip
 RUN = (
     "Start", "Train", "Generate", "Is the router alive?", "Your own text",
     "When something goes wrong",
@@ -78,7 +82,10 @@ def moved_by_hand(cell: dict, path: Path) -> list[dict]:
             f'<script type="application/json">{data}</script></div>'
         )
     else:
-        text = f"*`widgets.{widget[1]}` computes while you use it: it needs the notebook.*"
+        text = (
+            ELSEWHERE.get(widget[1])
+            or f"*`widgets.{widget[1]}` computes while you use it: it needs the notebook.*"
+        )
     return [
         cell,
         {"cell_type": "markdown", "id": f"{cell['id']}-page", "metadata": {}, "source": text},

@@ -80,6 +80,9 @@ def test_every_widget_has_its_slider_or_says_that_it_needs_the_notebook(copies):
     )  # fmt: skip
     drawn = re.findall(r'class="course-slider" id="(\w+)"', text)
     assert sorted(drawn) == sorted(sliders.SLIDERS)
+    needed = re.findall(r"`widgets\.(\w+)` computes while you use it", text)
+    assert needed == ["expert_surgery"]
+    assert [text.count(each) for each in gather.ELSEWHERE.values()] == [1]
     assert r'{"of":"<\/04_rope>"}</script>' in text  # nothing in the data ends the script
 
 

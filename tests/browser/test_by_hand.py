@@ -1,4 +1,4 @@
-"""The router of chapter 07 on the built site, played by keyboard, against the library's numbers."""
+"""What chapters 07 and 09 have in place of a widget: a router played by keyboard, and a link."""
 
 import math
 import re
@@ -122,3 +122,11 @@ def test_the_buttons_and_what_is_said_can_be_read_on_a_phone(by_hand, mode):
     assert min(found) >= 4.5
     right = "e => [...e.querySelectorAll('*')].map(each => each.getBoundingClientRect().right)"
     assert max(by_hand.box.evaluate(right)) <= test_pages.PHONE["width"]
+
+
+def test_the_page_of_the_playground_leads_to_the_model_that_writes(site):
+    page = site.open("notebooks/09_sampling.html")
+    page.locator(".bd-content a[href='../writer.html']").click()
+    page.wait_for_selector("form.writer")
+    assert page.url.endswith("/writer.html")
+    page.context.close()
