@@ -263,8 +263,17 @@ def test_few_tokens_without_gradients_get_what_sorting_gives(monkeypatch, router
     assert used == ["dispatch", "dispatch_few" if time <= FEW else "dispatch"]
 
 
-def test_a_weight_without_an_expert_is_an_error():
-    routing = routing_of([[0, 1]], torch.ones(1, 2))._replace(weights=torch.ones(1, 3))
+def test_no_token_needs_no_expert():
+    routing = Routing(torch.empty(0, 2), torch.empty(0, 2, dtype=torch.long), torch.empty(0, 2))
+    with torch.no_grad():
+        for send in (dispatch, dispatch_few):
+            y = send(torch.empty(0, D), routing, [torch.neg, torch.neg], scale_input=False)
+            assert y.shape == (0, D)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 2)])
+def test_a_weight_without_an_expert_is_an_error(shape):
+    routing = routing_of([[0, 1]], torch.ones(1, 2))._replace(weights=torch.ones(shape))
     with pytest.raises(ValueError, match="zip"):
         dispatch_few(torch.ones(1, D), routing, [torch.neg, torch.neg], scale_input=False)
 

@@ -252,3 +252,12 @@ def test_dropout_stays_on_in_a_model_that_trains():
 def test_generation_streams_one_token_at_a_time(tiny_model):
     tokens = generate(tiny_model, torch.tensor([1]), max_new_tokens=10**9)
     assert 0 <= next(tokens).token < 13
+
+
+def test_top_p_of_one_changes_no_bit_beside_top_k():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        logits = 4 * torch.randn(61, generator=generator)
+        assert torch.equal(
+            next_token_probs(logits, top_k=40, top_p=1.0), next_token_probs(logits, top_k=40)
+        )
