@@ -26,7 +26,7 @@ help:  ## list the commands
 train: $(INSTALLED)  ## train on the built-in fables (about two minutes on two cores), then print a sample
 	$(PY) -m moe_tutorial train $(ARGS)
 
-test: lint  ## run the linter, the quick tests and the notebooks (three minutes on two cores)
+test: lint  ## run the linter, the quick tests and the notebooks (three to five minutes on two cores)
 	$(PY) -m pytest -n 2 --dist worksteal --ignore tests/browser -m "not slow" $(ARGS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg -p no:cacheprovider notebooks
